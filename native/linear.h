@@ -1,0 +1,49 @@
+// y = x · Wᵀ for packed weights of every layout. Knows nothing about layers.
+// Invariant: the bits of a row of y depend on that row of x, W and the tier alone: not on how many rows there are, nor on threads.
+#pragma once
+#include <cstdint>
+
+#include "pool.h"
+
+namespace penstock {
+
+struct Kernels;  // function table of one tier (kernels.h)
+
+// How a matrix is laid out; numbers are shared with penstock/formats/packed.py.
+enum class Layout : int32_t { f32 = 0, bf16 = 1, codes = 2 };
+
+// A packed matrix, n outputs × k inputs; memory belongs to the caller (a numpy array or a map kept alive in bind.cc).
+// For Layout::codes: `bits` 2..8 per weight in groups of `group` inputs, 32-lane tiles; see formats/packed.py for the bytes.
+struct Matrix {
+  Layout layout;
+  int32_t bits;
+  int32_t group;
+  int64_t n, k;
+  const uint8_t* codes;      // float layouts: the values
+  const uint8_t* scales;     // first-level scales
+  const uint8_t* subscales;  // integer sub-scales, or null
+  const uint8_t* mins;       // minima or integer sub-minima, or null
+};
+
+// Inputs made ready once and shared by every matrix that reads them: kept as f32, and quantized to int8 a group where a matrix wants codes.
+class Activations {
+ public:
+  Activations();
+  ~Activations();
+  Activations(const Activations&) = delete;
+  Activations& operator=(const Activations&) = delete;
+
+  // x: [rows, k] f32, row stride ldx; kept by reference until the next call.
+  void reset(const float* x, int64_t ldx, int64_t rows, int64_t k);
+
+ private:
+  friend void linear(Pool&, const Kernels&, const Matrix&, Activations&, const float*, float*, int64_t);
+  friend struct ActivationsAccess;
+  struct State;
+  State* state_;
+};
+
+// y: [rows, n] f32, row stride ldy; bias [n] f32 or null.
+void linear(Pool& pool, const Kernels& kernels, const Matrix& w, Activations& x, const float* bias, float* y, int64_t ldy);
+
+}  // namespace penstock

@@ -1,0 +1,3 @@
+"""penstock serves large language models."""
+
+__version__ = "0.1.0"

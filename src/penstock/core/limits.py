@@ -1,0 +1,55 @@
+"""The one table of bounds: every count, length, size, depth and time that a stranger controls.
+
+Knows nothing about who checks them. Invariant: a bound used at the door is a name in this file, never a literal there.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Requests (the HTTP body and its fields).
+MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+MAX_JSON_DEPTH: Final = 64
+MAX_JSON_KEYS: Final = 100_000
+MAX_HEADER_COUNT: Final = 128
+MAX_HEADER_BYTES: Final = 64 * 1024
+MAX_PROMPTS: Final = 1024
+MAX_SAMPLES: Final = 128
+MAX_MESSAGES: Final = 4096
+MAX_STOP_STRINGS: Final = 16
+MAX_STOP_CHARS: Final = 1024
+MAX_STOP_TOKEN_IDS: Final = 128
+MAX_LOGIT_BIAS: Final = 1024
+MAX_LOGPROBS: Final = 20
+MAX_NAME_CHARS: Final = 256
+MAX_CACHE_SALT_CHARS: Final = 256
+MAX_SEED: Final = 2**63 - 1
+MIN_SEED: Final = -(2**63)
+MAX_TEMPERATURE: Final = 100.0
+MAX_PENALTY: Final = 2.0
+MAX_REPETITION_PENALTY: Final = 10.0
+MAX_LOGIT_BIAS_VALUE: Final = 100.0
+
+# Chat templates.
+MAX_TEMPLATE_CHARS: Final = 256 * 1024
+MAX_RENDERED_CHARS: Final = 16 * 1024 * 1024
+MAX_RENDER_S: Final = 5.0
+
+# Streams.
+MAX_STREAM_BUFFER_BYTES: Final = 64 * 1024
+MAX_STREAM_STALL_S: Final = 60.0
+SSE_PING_S: Final = 10.0
+
+# Model files.
+MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
+MAX_TOKENIZER_BYTES: Final = 64 * 1024 * 1024
+MAX_SAFETENSORS_HEADER_BYTES: Final = 100 * 1024 * 1024
+MAX_TENSORS: Final = 1_000_000
+MAX_SHARDS: Final = 4096
+MAX_GGUF_KEYS: Final = 100_000
+MAX_GGUF_STRING_BYTES: Final = 64 * 1024 * 1024
+MAX_GGUF_ARRAY: Final = 16_777_216
+MAX_DIMS: Final = 8
+MAX_LAYERS: Final = 1024
+MAX_VOCAB: Final = 4_194_304
+MAX_HIDDEN: Final = 1_048_576
