@@ -37,9 +37,11 @@ from penstock.core.ports import (
     TextDecoder,
     Ticket,
 )
+from penstock.core.sampling import check_sampling
 from penstock.core.step import (
-    FutureToken,
     NO_OUTPUT,
+    SAMPLE,
+    FutureToken,
     Opened,
     Outcome,
     Output,
@@ -47,7 +49,6 @@ from penstock.core.step import (
     PageCopy,
     Row,
     RowResult,
-    SAMPLE,
     StepPlan,
     StepResult,
 )
@@ -120,4 +121,5 @@ __all__ = [
     "Unauthorized",
     "UnsupportedMedia",
     "Usage",
+    "check_sampling",
 ]

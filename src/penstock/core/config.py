@@ -23,9 +23,9 @@ class EngineConfig:
         page_tokens: tokens of a KV page.
         pages: pages of each KV group.
         prefix_cache: whether finished pages stay findable.
-        step_target_s: prefill joins while the predicted step stays ≤ max(step_target_s, step_slack × decode-only step).
+        step_target_s: prefill joins while the predicted step is ≤ max(step_target_s, step_slack × decode-only step).
         step_slack: see step_target_s.
-        age_tokens_per_s: ageing of waiting prefill: a request's rank falls by this many tokens for each second it waits.
+        age_tokens_per_s: ageing of waiting prefill: a request's rank falls by this many tokens a second.
         max_preemptions: after this many a sequence runs fully reserved.
         depth: steps that may be planned but not committed (1 on a CPU, 2 on a GPU).
         model_identity: digest of the model's header or manifest; part of every page hash.

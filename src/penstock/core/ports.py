@@ -50,8 +50,8 @@ class Ticket(Protocol):
 class Backend(Protocol):
     """What computes a step. `submit` returns at once; `finish` blocks with the GIL released.
 
-    Steps finish in the order they were submitted. A row that fails carries its error in its `RowResult`; `finish` raises
-    only when the whole backend is lost.
+    Steps finish in the order they were submitted. A row that fails carries its error in its `RowResult`; `finish`
+    raises only when the whole backend is lost.
     """
 
     @property
@@ -68,7 +68,7 @@ class Backend(Protocol):
         ...
 
     def finish(self, ticket: Ticket, masks: Mapping[int, bytes] | None) -> StepResult:
-        """Waits for the step and samples. `masks`: slot → packed bits, 1 = allowed, ceil(V / 8) bytes, little-endian."""
+        """Waits for the step and samples. `masks`: slot → bits, 1 = allowed, ceil(V / 8) bytes, low bit first."""
         ...
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class TextDecoder(Protocol):
 
 
 class Stream(Protocol):
-    """One request's events, coalesced while nobody reads. Iterate it either way, once; it ends after the last sample's finish."""
+    """One request's events, coalesced while nobody reads; iterated once, either way; ends with the last sample."""
 
     def __aiter__(self) -> AsyncIterator[tuple[Event, ...]]:
         """Batches of events, as soon as there are any."""
@@ -112,7 +112,7 @@ class EngineClient(Protocol):
     """What `api` and the library hold: an engine in this process, a child process or a fleet replica."""
 
     def submit(self, request: Request) -> Stream:
-        """Queues the request; raises InvalidRequest, QueueFull, Draining or EngineUnavailable at once, on the caller's thread."""
+        """Queues the request, or raises InvalidRequest, QueueFull, Draining, EngineUnavailable on the caller's thread."""
         ...
 
     def cancel(self, request_id: str) -> None:

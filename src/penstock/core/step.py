@@ -1,7 +1,7 @@
 """One step as data: what is to be computed, and what came of it.
 
-Knows nothing about who plans or who computes. Invariant: a `StepPlan` holds only integers, floats, strings and tuples of
-them, so that it can be printed, hashed and replayed.
+Knows nothing about who plans or who computes. Invariant: a `StepPlan` holds only integers, floats, strings and
+tuples of them, so that it can be printed, hashed and replayed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from penstock.core.types import FinishReason, SamplingParams, Sequence, TokenLog
 
 
 class FutureToken(NamedTuple):
-    """"The token that slot `slot` samples in step `step`", named in a plan made before that step is committed."""
+    """ "The token that slot `slot` samples in step `step`", named in a plan made before that step is committed."""
 
     slot: int
     step: int
@@ -29,11 +29,11 @@ class OutputKind(IntEnum):
 
 
 class Output(NamedTuple):
-    """A row's output. For PROMPT_LOGPROBS, positions [first, first + count) get their top k."""
+    """A row's output. For PROMPT_LOGPROBS, positions [first, first + num) get their top k."""
 
     kind: OutputKind
     first: int = 0
-    count: int = 0
+    num: int = 0
     k: int = 0
     sample: bool = False
 
@@ -46,9 +46,9 @@ class Row(NamedTuple):
     """One sequence's share of a step; deltas only.
 
     `tokens` are the ids at positions start, start+1, …; a decode row planned ahead holds one `FutureToken` instead.
-    `new_pages[g]` is appended to the slot's table of KV group g before anything is computed (the first row after `opened`
-    carries the shared prefix pages too; -1 stands for a page behind a window). The last `num_drafts` tokens are drafts to
-    verify: the row then samples at num_drafts + 1 positions and stops at the first mismatch.
+    `new_pages[g]` is appended to the slot's table of KV group g before anything is computed (the first row after
+    `opened` carries the shared prefix pages too; -1 stands for a page behind a window). The last `num_drafts` tokens
+    are drafts to verify: the row then samples at num_drafts + 1 positions and stops at the first mismatch.
     """
 
     slot: int
@@ -127,7 +127,7 @@ class StepResult(NamedTuple):
 class Outcome(NamedTuple):
     """What a commit did to one sequence: the scheduler's report to the engine.
 
-    `tokens` were appended to the sequence (a stop token included). `finish` is set when the sample ended in this commit.
+    `tokens` were appended to the sequence (a stop token included). `finish` is set when the sample ended.
     """
 
     sequence: Sequence

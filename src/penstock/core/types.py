@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class FinishReason(str, Enum):
-    """Why a sample ended. STOP and LENGTH are the published ones; CANCELLED and ERROR never reach a client as a reason."""
+    """Why a sample ended. STOP and LENGTH are the published ones; the others never reach a client as a reason."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -22,11 +22,11 @@ class FinishReason(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen and when to end; checked at the door by `penstock.sched.check_sampling`.
+    """How the next token is chosen and when to end; checked at the door by `check_sampling`.
 
     Order of operations, the same in every backend: logits → repetition, presence and frequency penalties →
-    logit_bias → min_tokens mask → grammar mask → temperature → top_k → top_p → min_p → typical_p → counter noise → argmax,
-    ties to the lower id. `temperature == 0` is greedy: no filters, no noise.
+    logit_bias → min_tokens mask → grammar mask → temperature → top_k → top_p → min_p → typical_p → counter noise →
+    argmax, ties to the lower id. `temperature == 0` is greedy: no filters, no noise.
 
     Attributes:
         temperature: ≥ 0; 0 is greedy.
@@ -46,7 +46,7 @@ class SamplingParams:
         include_stop: keep the stop string in the text.
         ignore_eos: the model's end tokens do not end the sample.
         n: number of independent samples.
-        logprobs: None, or how many alternatives to return beside the sampled token's log probability (0 = only its own).
+        logprobs: None, or how many alternatives to return beside the sampled token's own log probability.
         prompt_logprobs: None, or the same for each prompt token.
         skip_special_tokens: special tokens do not appear in the text.
     """
