@@ -112,7 +112,7 @@ class EngineClient(Protocol):
     """What `api` and the library hold: an engine in this process, a child process or a fleet replica."""
 
     def submit(self, request: Request) -> Stream:
-        """Queues the request, or raises InvalidRequest, QueueFull, Draining, EngineUnavailable on the caller's thread."""
+        """Queues the request; InvalidRequest, QueueFull, Draining, EngineUnavailable on the caller's thread."""
         ...
 
     def cancel(self, request_id: str) -> None:

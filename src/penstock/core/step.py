@@ -13,7 +13,7 @@ from penstock.core.types import FinishReason, SamplingParams, Sequence, TokenLog
 
 
 class FutureToken(NamedTuple):
-    """ "The token that slot `slot` samples in step `step`", named in a plan made before that step is committed."""
+    """The token that slot `slot` samples in step `step`, named in a plan made before that step is committed."""
 
     slot: int
     step: int

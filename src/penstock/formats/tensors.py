@@ -1,7 +1,7 @@
 """A tensor as it lies in a file: its storage kind, logical shape and raw bytes.
 
-Knows nothing about models or kernels. Invariant: `data` is a flat read-only uint8 view of exactly `num_bytes(kind, shape)` bytes, usually of a
-memory map; nothing is copied.
+Knows nothing about models or kernels. Invariant: `data` is a flat read-only uint8 view of exactly
+`num_bytes(storage, shape)` bytes, usually of a memory map; nothing is copied.
 """
 
 from __future__ import annotations

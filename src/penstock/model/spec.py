@@ -1,7 +1,7 @@
 """A checkpoint's architecture as frozen facts, normalised once, the same for every family and every backend.
 
-Knows nothing about files, tensor names or kernels. Invariant: a backend that runs every combination of these fields runs
-every family; a family that needs more adds a field here, never a branch on its name.
+Knows nothing about files, tensor names or kernels. Invariant: a backend that runs every combination of these fields
+runs every family; a family that needs more adds a field here, never a branch on its name.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Which stored tensor fills which place of a `DecoderSpec`.
 
-Knows nothing about kernels. Invariant: every place that the spec implies has exactly one `WeightRef`, checked at load before memory is taken.
+Knows nothing about kernels. Invariant: every place that the spec implies has exactly one `WeightRef`,
+checked at load before memory is taken.
 
 Places (names of `WeightMap.tensors`), L the layer's index:
     embed  head  head.bias  final_norm
