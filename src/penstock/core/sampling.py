@@ -73,7 +73,7 @@ def _check_int(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequest(f"{name} is not an integer.", param=name, hint=f"it must be from {low} to {high}.")
     if not low <= value <= high:
-        shown = str(value) if abs(value) < 10**20 else "an integer of more than 20 digits"
+        shown = str(value) if abs(value) < 10**20 else "an integer of over 20 digits"
         raise InvalidRequest(f"{name} is {shown}.", param=name, hint=f"it must be from {low} to {high}.")
 
 
