@@ -1,0 +1,206 @@
+"""The composition root: a model's name and a few choices become tokenizer, KV, scheduler, backend and engine.
+
+Knows nothing about HTTP or terminals. Invariant: this is the only file that knows both planes, control and tensor.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from penstock.backend.cpu import CpuBackend, CpuOptions, read_machine
+from penstock.core import EngineConfig, ModelFileError, Request, SamplingParams, limits
+from penstock.engine import Engine, EngineThread, WallClock
+from penstock.kv import KvManager, KvSize, size_kv
+from penstock.model import Checkpoint, open_checkpoint
+from penstock.sched import Scheduler
+from penstock.text import Tokenizer, load_gguf_tokenizer, load_tokenizer
+
+BUNDLED = Path(__file__).parent / "models" / "bundled"
+BUNDLED_NAME = "penstock-bundled"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """Choices of one model's start.
+
+    Attributes:
+        model: a local folder, a .gguf file, a hub id, or None for the bundled model.
+        revision: of a hub id: branch, tag or commit.
+        max_model_tokens: longest prompt plus output; None takes the model's own, cut to what fits.
+        kv_bytes: bytes of KV; None chooses from free memory.
+        kv_type: "auto" (bf16; f32 for f32 weights), "bf16" or "f32".
+        page_tokens: tokens of a KV page.
+        prefix_cache: whether finished prompts stay findable.
+        max_running: sequences computed at once.
+        max_step_tokens: ceiling of tokens a step.
+        max_waiting: queued requests before 429.
+        threads: compute threads; None takes the cores that this process may use.
+        isa: compute tier at most ("scalar", "avx2", "avx512", "neon"); None takes the best.
+        pack_cache: whether repacked weights are kept on disk for the next start.
+        step_log: path of a replayable step log, or None.
+    """
+
+    model: str | None = None
+    revision: str | None = None
+    max_model_tokens: int | None = None
+    kv_bytes: int | None = None
+    kv_type: str = "auto"
+    page_tokens: int = 32
+    prefix_cache: bool = True
+    max_running: int = 128
+    max_step_tokens: int = 2048
+    max_waiting: int = 4096
+    threads: int | None = None
+    isa: str | None = None
+    pack_cache: bool = True
+    step_log: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A running model: what `api`, the library and the terminal chat hold.
+
+    Attributes:
+        name: for answers and logs.
+        checkpoint: spec, files, defaults.
+        tokenizer: text to ids and back.
+        client: the engine.
+        config: resolved choices.
+        kv: the KV choice; `kv.line(kv_type)` is the printed line.
+        kv_type: "bf16" or "f32".
+        tier: compute tier in use.
+        threads: compute threads in use.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    client: EngineThread
+    config: EngineConfig
+    kv: KvSize
+    kv_type: str
+    tier: str
+    threads: int
+
+    def request(self, id: str, tokens: tuple[int, ...], params: SamplingParams | None) -> Request:
+        """A request with the model's end tokens, its defaults where `params` is None, and a seed, drawn if none was given."""
+        sampling = params if params is not None else self.checkpoint.generation_defaults
+        if sampling.seed is None:
+            sampling = replace(sampling, seed=secrets.randbelow(limits.MAX_SEED))
+        eos = () if sampling.ignore_eos else self.eos_token_ids
+        return Request(
+            id=id, prompt_tokens=tokens, sampling=sampling, eos_token_ids=eos, arrival_s=self.client.clock.now()
+        )
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """End tokens that the checkpoint or its tokenizer declares."""
+        return tuple(sorted({*self.checkpoint.eos_token_ids, *self.tokenizer.eos_token_ids}))
+
+    def close(self, grace_s: float = 0.0) -> None:
+        """Ends the engine; its backend's memory is freed."""
+        self.client.close(grace_s)
+
+
+def find_model(model: str | None, revision: str | None = None) -> Path:
+    """The local path of a model: bundled, on disk, or fetched from the hub.
+
+    Raises:
+        ModelFileError: it is nowhere to be had.
+    """
+    if model is None:
+        return BUNDLED
+    path = Path(model).expanduser()
+    if path.exists():
+        return path
+    from penstock.model.hub import resolve_model
+
+    return resolve_model(model, revision=revision)
+
+
+def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """The checkpoint's tokenizer, checked against the embedding's rows.
+
+    Raises:
+        ModelFileError: there is none, or it does not belong to these weights.
+    """
+    if checkpoint.gguf_metadata is not None:
+        tokenizer = load_gguf_tokenizer(checkpoint.gguf_metadata)
+    elif checkpoint.folder is not None:
+        tokenizer = load_tokenizer(checkpoint.folder)
+    else:
+        raise ModelFileError(f"{checkpoint.name}: no tokenizer.", hint="put tokenizer.json beside the weights.")
+    if tokenizer.vocab_size > checkpoint.spec.vocab:
+        raise ModelFileError(
+            f"{checkpoint.name}: {tokenizer.vocab_size} ids in the tokenizer, {checkpoint.spec.vocab} embedding rows.",
+            hint="the tokenizer belongs to another model.",
+        )
+    return tokenizer
+
+
+def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None) -> LoadedModel:
+    """A running model.
+
+    Args:
+        options: the choices.
+        say: takes lines for people, e.g. the KV line.
+
+    Raises:
+        ModelFileError: a file is missing, corrupt, mismatched or of an unknown kind.
+        ConfigError: a choice cannot be met.
+    """
+    checkpoint = open_checkpoint(find_model(options.model, options.revision))
+    tokenizer = read_tokenizer(checkpoint)
+    context = min(options.max_model_tokens or checkpoint.spec.max_tokens, checkpoint.spec.max_tokens)
+    backend = CpuBackend(checkpoint.spec, checkpoint.weights, _cpu_options(options, context))
+    kv = size_kv(
+        backend.kv_groups,
+        options.page_tokens,
+        context,
+        max(0, read_machine().available_bytes),
+        kv_bytes=options.kv_bytes,
+        pinned_context=options.max_model_tokens is not None,
+    )
+    say(kv.line(backend.kv_type))
+    config = EngineConfig(
+        max_model_tokens=kv.max_model_tokens,
+        vocab_size=checkpoint.spec.vocab,
+        pages=kv.pages,
+        max_step_tokens=options.max_step_tokens,
+        max_running=options.max_running,
+        max_waiting=options.max_waiting,
+        page_tokens=options.page_tokens,
+        prefix_cache=options.prefix_cache,
+        model_identity=checkpoint.weights.identity,
+        step_log=options.step_log,
+    )
+    backend.allocate(kv.pages)
+    scheduler = Scheduler(config, KvManager(backend.kv_groups, config))
+    client = EngineThread(Engine(config, scheduler, backend, tokenizer), WallClock())
+    return LoadedModel(
+        name=BUNDLED_NAME if options.model is None else checkpoint.name,
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        client=client,
+        config=config,
+        kv=kv,
+        kv_type=backend.kv_type,
+        tier=backend.tier,
+        threads=backend.threads,
+    )
+
+
+def _cpu_options(options: LoadOptions, context: int) -> CpuOptions:
+    return CpuOptions(
+        threads=options.threads,
+        kv_type=options.kv_type,
+        page_tokens=options.page_tokens,
+        max_model_tokens=context,
+        max_running=options.max_running,
+        max_step_tokens=options.max_step_tokens,
+        isa=options.isa,
+        pack_cache=options.pack_cache,
+    )

@@ -1,0 +1,84 @@
+"""Flags that several verbs share, and how they become `LoadOptions`.
+
+Knows nothing about models. Invariant: a flag means the same in every verb.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from penstock.core import ConfigError, SamplingParams
+
+if TYPE_CHECKING:
+    from penstock.llm import LLM
+
+Model = Annotated[
+    str | None,
+    typer.Argument(help="A folder, a .gguf file or a hub id; the bundled model if left out.", envvar="PENSTOCK_MODEL"),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+MaxModelTokens = Annotated[
+    int | None, typer.Option(min=1, help="Longest prompt plus output; the model's own, or what fits, if left out.")
+]
+KvBytes = Annotated[str | None, typer.Option(help="KV memory, e.g. 2GB or 512MiB; half of what is free if left out.")]
+KvType = Annotated[str, typer.Option(help="KV element type: auto (bf16; f32 for f32 weights), bf16 or f32.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Compute threads; the cores of this process if left out.")]
+PackCache = Annotated[bool, typer.Option(help="Keep repacked weights on disk, so that the next start maps them.")]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_bytes(text: str | None, flag: str) -> int | None:
+    """Bytes of "2GB", "512 MiB" or "1000000"; None stays None.
+
+    Raises:
+        ConfigError: it is not a size, or is over 2**60.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d{1,19}(?:\.\d{1,9})?)\s*([kmgt]i?)?b?\s*", str(text).lower())
+    count = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if not 0 < count < 2**60:
+        raise ConfigError(f"{flag} is {text!r}.", param=flag, hint="write a size such as 2GB, 512MiB or 1000000.")
+    return count
+
+
+def check_existing(model: str | None) -> None:
+    """Passes unless `model` looks like a path that does not exist: a clearer line than a failed hub look-up.
+
+    Raises:
+        ConfigError: naming the path.
+    """
+    if model is None or Path(model).expanduser().exists():
+        return
+    looks_local = (
+        model.startswith((".", "/", "~")) or model.endswith((".gguf", ".safetensors")) or model.count("/") != 1
+    )
+    if looks_local:
+        raise ConfigError(
+            f"no such file or folder: {model}.",
+            param="model",
+            hint="give a folder, a .gguf file or an owner/name hub id.",
+        )
+
+
+def open_llm(**choices: Any) -> LLM:
+    """The model in this process, for one reader; `choices` are `LoadOptions` fields.
+
+    Raises:
+        ModelFileError, ConfigError: as `penstock.LLM` does.
+    """
+    from penstock.llm import LLM, LoadOptions
+
+    return LLM(options=LoadOptions(**choices))
+
+
+def override(llm: LLM, **given: Any) -> SamplingParams:
+    """The model's default sampling with every given value that is not None in its place."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return replace(llm.loaded.checkpoint.generation_defaults, **chosen)
