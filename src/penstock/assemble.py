@@ -86,7 +86,7 @@ class LoadedModel:
     threads: int
 
     def request(self, id: str, tokens: tuple[int, ...], params: SamplingParams | None) -> Request:
-        """A request with the model's end tokens, its defaults where `params` is None, and a seed, drawn if none was given."""
+        """A request with end tokens, the defaults where `params` is None, and a seed, drawn if none was given."""
         sampling = params if params is not None else self.checkpoint.generation_defaults
         if sampling.seed is None:
             sampling = replace(sampling, seed=secrets.randbelow(limits.MAX_SEED))

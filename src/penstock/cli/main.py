@@ -107,8 +107,8 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except typer.core.click.ClickException as error:
-        error.show()
+    except typer.TyperException as error:
+        print(f"error: {error.format_message()} hint: see penstock --help.", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
