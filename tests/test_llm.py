@@ -1,0 +1,93 @@
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from penstock import LLM, LoadOptions, SamplingParams
+from penstock.core import InvalidRequest
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[LLM]:
+    with LLM(options=LoadOptions(kv_bytes=64 * 2**20, max_running=64)) as found:
+        yield found
+
+
+def test_a_text_and_its_ids_give_the_same_completion(llm: LLM) -> None:
+    by_text = llm.generate("The old house", GREEDY)[0]
+    by_ids = llm.generate(by_text.prompt_tokens, GREEDY)[0]
+    assert by_text.tokens == by_ids.tokens
+    assert by_text.usage.completion_tokens == 12
+    assert by_text.finish_reason == "length"
+
+
+def test_a_seed_repeats_and_the_seed_used_is_told(llm: LLM) -> None:
+    params = SamplingParams(temperature=1.0, max_tokens=12)
+    first = llm.generate("The sea", params)[0]
+    again = llm.generate("The sea", SamplingParams(temperature=1.0, max_tokens=12, seed=first.seed))[0]
+    other = llm.generate("The sea", SamplingParams(temperature=1.0, max_tokens=12, seed=first.seed ^ 1))[0]
+    assert first.tokens == again.tokens
+    assert first.tokens != other.tokens  # the control: another seed shows
+
+
+def test_many_prompts_come_back_in_order_and_as_if_alone(llm: LLM) -> None:
+    prompts = [f"Chapter {i}" for i in range(300)]
+    params = SamplingParams(max_tokens=4, seed=3, ignore_eos=True)
+    many = llm.generate(prompts, params)
+    for i in (0, 137, 299):
+        assert many[i].tokens == llm.generate(prompts[i], params)[0].tokens
+
+
+def test_samples_of_one_prompt_differ_and_repeat(llm: LLM) -> None:
+    params = SamplingParams(max_tokens=8, n=4, seed=5, ignore_eos=True)
+    first, again = llm.generate("It was", params)[0], llm.generate("It was", params)[0]
+    assert [s.tokens for s in first.samples] == [s.tokens for s in again.samples]
+    assert len({tuple(s.tokens) for s in first.samples}) > 1
+
+
+def test_streaming_is_the_same_text_blocking_and_async(llm: LLM) -> None:
+    whole = llm.generate("A ship", GREEDY)[0].text
+    assert "".join(llm.stream("A ship", GREEDY)) == whole
+
+    async def collect() -> str:
+        return "".join([piece async for piece in llm.astream("A ship", GREEDY)])
+
+    assert asyncio.run(collect()) == whole
+
+
+def test_blocking_calls_work_inside_a_running_loop(llm: LLM) -> None:
+    async def notebook() -> str:
+        return llm.generate("A ship", GREEDY)[0].text
+
+    assert asyncio.run(notebook()) == llm.generate("A ship", GREEDY)[0].text
+
+
+def test_leaving_a_stream_cancels_it(llm: LLM) -> None:
+    before = llm.loaded.client.snapshot().num_cancelled
+    stream = llm.stream("A ship", SamplingParams(max_tokens=400, ignore_eos=True))
+    next(stream)
+    stream.close()
+    llm.generate("x", SamplingParams(max_tokens=4))
+    assert llm.loaded.client.snapshot().num_cancelled == before + 1
+
+
+def test_chat_answers(llm: LLM) -> None:
+    answer = llm.chat([{"role": "user", "content": "Tell me of the sea."}], GREEDY)
+    assert answer.usage.completion_tokens == 12
+
+
+@pytest.mark.parametrize(
+    ("prompts", "params", "param"),
+    [
+        ("x", SamplingParams(temperature=-1), "temperature"),
+        (["a", "b"], [GREEDY], "params"),
+        ([[10**9]], GREEDY, "prompt"),
+        ("x", SamplingParams(n=0), "n"),
+    ],
+)
+def test_what_cannot_be_served_raises_by_name(llm: LLM, prompts: object, params: object, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        llm.generate(prompts, params)  # type: ignore[arg-type]
+    assert caught.value.param == param
