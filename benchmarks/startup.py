@@ -1,6 +1,6 @@
-"""Time from `penstock serve` to ready, and to the first streamed token, for the bundled model and random 0.6B-shape checkpoints.
+"""Time from `penstock serve` to ready and to the first streamed token: bundled model and random 0.6B-shape checkpoints.
 
-Each run is a fresh process: the clock starts before it is spawned and stops when /health/ready answers 200. Run it on an
+Each run is a fresh process: the clock starts before it is spawned, stops when /health/ready answers 200. Run it on an
 otherwise idle machine; medians with minimum and maximum are printed and written as JSON.
 
     python benchmarks/startup.py --rounds 5 --out benchmarks/records/startup.json
