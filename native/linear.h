@@ -10,7 +10,7 @@ namespace penstock {
 struct Kernels;  // function table of one tier (kernels.h)
 
 // How a matrix is laid out; numbers are shared with penstock/formats/packed.py.
-enum class Layout : int32_t { f32 = 0, bf16 = 1, codes = 2 };
+enum class Layout : int32_t { f32 = 0, bf16 = 1, codes = 2, f16 = 3 };
 
 // A packed matrix, n outputs × k inputs; memory belongs to the caller (a numpy array or a map kept alive in bind.cc).
 // For Layout::codes: `bits` 2..8 per weight in groups of `group` inputs, 32-lane tiles; see formats/packed.py for the bytes.
@@ -23,6 +23,8 @@ struct Matrix {
   const uint8_t* scales;     // first-level scales
   const uint8_t* subscales;  // integer sub-scales, or null
   const uint8_t* mins;       // minima or integer sub-minima, or null
+  int32_t super = 0;         // inputs under one first-level scale when there are two levels (then subscales is not null), else 0
+  int32_t zero = 0;          // code that stands for nought: weight = scale · (code - zero) - minimum
 };
 
 // Inputs made ready once and shared by every matrix that reads them: kept as f32, and quantized to int8 a group where a matrix wants codes.

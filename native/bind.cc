@@ -1,0 +1,152 @@
+// The Python module penstock._native. Checks every argument, keeps arrays alive, releases the GIL; computes nothing itself.
+// Invariant: past this file no shape, size or alignment is wrong.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdlib>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bind.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace penstock {
+namespace {
+
+[[noreturn]] void refuse(const std::string& what) { throw nb::value_error(what.c_str()); }
+
+void need(bool condition, const std::string& what) {
+  if (!condition) refuse(what);
+}
+
+std::vector<std::string> runnable_tiers() {
+  std::vector<std::string> names;
+  for (const Kernels* const* tier = compiled_tiers(); *tier; ++tier)
+    if (tier_runs(**tier)) names.emplace_back((*tier)->name);
+  return names;
+}
+
+TierHandle kernels(const std::optional<std::string>& name) {
+  const char* environment = std::getenv("PENSTOCK_ISA");
+  const std::string wanted = name ? *name : environment ? environment : "";
+  const Kernels* tier = choose_tier(wanted.c_str());
+  if (tier) return {tier};
+  std::string possible;
+  for (const std::string& each : runnable_tiers()) possible += (possible.empty() ? "" : ", ") + each;
+  refuse("instruction-set tier '" + wanted.substr(0, 64) + "' is unknown or cannot run on this machine. hint: one of " + possible);
+}
+
+int64_t size_of(const std::optional<Bytes>& array) { return array ? static_cast<int64_t>(array->shape(0)) : 0; }
+
+void check_bytes(const char* name, int64_t have, int64_t want) {
+  need(have == want, std::string(name) + " has " + std::to_string(have) + " bytes; this layout and shape need " + std::to_string(want));
+}
+
+void check_float(const MatrixHandle& h, int64_t count) {
+  const int64_t item = h.matrix.layout == Layout::f32 ? 4 : 2;
+  check_bytes("codes", size_of(h.codes), count * item);
+  need(size_of(h.scales) + size_of(h.subscales) + size_of(h.mins) == 0, "a float layout has no scales, subscales or mins");
+  need(reinterpret_cast<uintptr_t>(h.matrix.codes) % static_cast<uintptr_t>(item) == 0, "codes are not aligned to their element size");
+}
+
+void check_codes(const MatrixHandle& h) {
+  const Matrix& w = h.matrix;
+  need(w.bits >= 2 && w.bits <= 8, "bits is " + std::to_string(w.bits) + "; it must be 2 to 8");
+  need(w.k % 32 == 0, "k is " + std::to_string(w.k) + "; group codes need a multiple of 32");
+  const bool whole = w.group == w.k, power = w.group == 16 || w.group == 32 || w.group == 64 || w.group == 128 || w.group == 256;
+  need((whole || power) && w.group > 0 && w.k % w.group == 0, "group is " + std::to_string(w.group) + "; it must be 16, 32, 64, 128, 256 or k, and divide k");
+  need(w.zero >= 0 && w.zero <= 255, "zero is " + std::to_string(w.zero) + "; it must be 0 to 255");
+  need(w.super == 0 || (w.super > 0 && w.super % w.group == 0 && w.k % w.super == 0), "super must be 0 or a multiple of group that divides k");
+  const int64_t lanes = (w.n + 31) / 32 * 32, groups = lanes * (w.k / w.group);
+  check_bytes("codes", size_of(h.codes), lanes * w.k / 8 * w.bits);
+  if (w.super) {
+    check_bytes("scales", size_of(h.scales), lanes * (w.k / w.super) * (h.mins ? 4 : 2));
+    check_bytes("subscales", size_of(h.subscales), groups);
+    if (h.mins) check_bytes("mins", size_of(h.mins), groups);
+  } else {
+    check_bytes("scales", size_of(h.scales), groups * 2);
+    need(!h.subscales, "subscales need super > 0");
+    if (h.mins) check_bytes("mins", size_of(h.mins), groups * 2);
+  }
+  for (const uint8_t* p : {w.scales, w.super ? nullptr : w.mins}) need(reinterpret_cast<uintptr_t>(p) % 2 == 0, "scales are not aligned to 2 bytes");
+}
+
+const uint8_t* data_of(const std::optional<Bytes>& array) { return array ? array->data() : nullptr; }
+
+void check_matrix(const MatrixHandle& h) {
+  const Matrix& w = h.matrix;
+  constexpr int64_t most = int64_t{1} << 31;
+  need(w.n > 0 && w.n < most && w.k > 0 && w.k < most, "n and k must be 1 to 2^31 - 1");
+  switch (w.layout) {
+    case Layout::f32:
+    case Layout::bf16:
+    case Layout::f16: return check_float(h, w.n * w.k);
+    case Layout::codes: return check_codes(h);
+  }
+  refuse("layout " + std::to_string(static_cast<int>(w.layout)) + " is unknown");
+}
+
+void init_matrix(MatrixHandle* self, int layout, int64_t n, int64_t k, Bytes codes, std::optional<Bytes> scales, std::optional<Bytes> subscales,
+                 std::optional<Bytes> mins, int bits, int group, int super, int zero) {
+  MatrixHandle h;
+  h.codes = std::move(codes);
+  h.scales = std::move(scales);
+  h.subscales = std::move(subscales);
+  h.mins = std::move(mins);
+  h.matrix = {static_cast<Layout>(layout), bits, group, n, k, data_of(h.codes), data_of(h.scales), data_of(h.subscales), data_of(h.mins), super, zero};
+  check_matrix(h);
+  new (self) MatrixHandle(std::move(h));
+}
+
+using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using RowsOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void run_linear(Pool& pool, const TierHandle& tier, const MatrixHandle& w, const Rows& x, const std::optional<Vector>& bias, RowsOut& y) {
+  const int64_t rows = static_cast<int64_t>(x.shape(0)), n = w.matrix.n, k = w.matrix.k;
+  need(static_cast<int64_t>(x.shape(1)) == k, "x has " + std::to_string(x.shape(1)) + " columns; the matrix has k = " + std::to_string(k));
+  need(static_cast<int64_t>(y.shape(0)) == rows && static_cast<int64_t>(y.shape(1)) == n, "y must be [rows of x, n]");
+  need(!bias || static_cast<int64_t>(bias->shape(0)) == n, "bias must have n elements");
+  const nb::gil_scoped_release release;
+  Activations activations;
+  activations.reset(x.data(), k, rows, k);
+  linear(pool, *tier.kernels, w.matrix, activations, bias ? bias->data() : nullptr, y.data(), n);
+}
+
+void bind_kernels(nb::module_& m) {
+  nb::class_<TierHandle>(m, "Kernels").def_prop_ro("name", [](const TierHandle& t) { return t.kernels->name; });
+  m.def("kernels", &kernels, "tier"_a = nb::none(), "Kernels of the named tier; of PENSTOCK_ISA, else of the highest that runs here.");
+  m.def("tiers", &runnable_tiers, "Names of the tiers that run here, lowest first.");
+
+  nb::class_<Pool>(m, "Pool")
+      .def("__init__", [](Pool* self, int threads) {
+        need(threads >= 1 && threads <= 1024, "threads is " + std::to_string(threads) + "; it must be 1 to 1024");
+        new (self) Pool(threads);
+      }, "threads"_a)
+      .def_prop_ro("threads", &Pool::threads);
+  m.def("default_threads", [](const std::string& root) { return default_threads(root.c_str()); }, "root"_a = "/",
+        "Physical cores this process may use: affinity and the cgroup's CPU limit count, the host's number does not.");
+
+  nb::class_<MatrixHandle>(m, "Matrix")
+      .def("__init__", &init_matrix, "layout"_a, "n"_a, "k"_a, "codes"_a.noconvert(), "scales"_a.noconvert() = nb::none(),
+           "subscales"_a.noconvert() = nb::none(), "mins"_a.noconvert() = nb::none(), "bits"_a = 0, "group"_a = 0, "super"_a = 0, "zero"_a = 0)
+      .def_prop_ro("n", [](const MatrixHandle& h) { return h.matrix.n; })
+      .def_prop_ro("k", [](const MatrixHandle& h) { return h.matrix.k; });
+  m.def("linear", &run_linear, "pool"_a, "kernels"_a, "w"_a, "x"_a.noconvert(), "bias"_a.noconvert().none(), "y"_a.noconvert(),
+        "y = x · Wᵀ + bias, every row's bits independent of the others.");
+}
+
+}  // namespace
+}  // namespace penstock
+
+NB_MODULE(_native, m) {
+  m.doc() = "Native core of penstock.";
+  penstock::bind_kernels(m);
+  penstock::bind_decoder(m);
+}

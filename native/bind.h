@@ -1,0 +1,29 @@
+// What the parts of the Python module share: handles that keep numpy arrays alive. Included by bind*.cc only.
+// Invariant: a handle's pointers live as long as the handle.
+#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <optional>
+
+#include "kernels.h"
+#include "linear.h"
+#include "pool.h"
+#include "threads.h"
+
+namespace penstock {
+
+using Bytes = nanobind::ndarray<const uint8_t, nanobind::ndim<1>, nanobind::c_contig, nanobind::device::cpu>;
+
+struct TierHandle {
+  const Kernels* kernels = nullptr;
+};
+
+struct MatrixHandle {
+  Matrix matrix{};
+  std::optional<Bytes> codes, scales, subscales, mins;
+};
+
+void bind_decoder(nanobind::module_& m);  // bind_decoder.cc
+
+}  // namespace penstock
