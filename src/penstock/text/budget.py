@@ -1,0 +1,78 @@
+"""How much work one rendering may do: counted, so that a hostile template ends after the same step every time.
+
+Knows nothing about Jinja. Invariant: every loop turn, call, operator and built string pays before or when it happens;
+once the budget is spent nothing more runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from penstock.core import limits
+
+_MAX_INT_BITS = 256
+
+
+class BudgetSpent(Exception):
+    """The rendering took more work than it may."""
+
+
+class RenderBudget:
+    """Work left to one rendering: steps (loop turns, calls, elements looked at) and characters built.
+
+    Args:
+        steps: how many steps.
+        chars: how many characters.
+    """
+
+    __slots__ = ("_chars", "_steps")
+
+    def __init__(self, steps: int = limits.MAX_RENDER_STEPS, chars: int = limits.MAX_RENDER_WORK_CHARS) -> None:
+        self._steps = steps
+        self._chars = chars
+
+    def step(self, count: int = 1) -> None:
+        """Pays for steps."""
+        self._steps -= count
+        if self._steps < 0:
+            raise BudgetSpent("too many steps")
+
+    def chars(self, count: int) -> None:
+        """Pays for characters."""
+        if count > limits.MAX_RENDERED_CHARS:
+            raise BudgetSpent("too long a string")
+        self._chars -= count
+        if self._chars < 0:
+            raise BudgetSpent("too many characters")
+
+    def measure(self, value: Any) -> int:
+        """Pays for looking at a whole value, containers opened; returns its size in characters, roughly."""
+        if isinstance(value, str):
+            return len(value)
+        if isinstance(value, int):
+            if value.bit_length() > _MAX_INT_BITS:
+                raise BudgetSpent("too large a number")
+            return 8
+        if isinstance(value, Mapping):
+            self.step(len(value) + 1)
+            return sum(self.measure(key) + self.measure(item) + 4 for key, item in value.items())
+        if isinstance(value, (list, tuple, set, frozenset)):
+            self.step(len(value) + 1)
+            return sum(self.measure(item) + 2 for item in value)
+        return 16
+
+    def built(self, value: Any) -> Any:
+        """The value itself, once its size has been paid for."""
+        self.step()
+        if isinstance(value, str):
+            self.chars(len(value))
+        elif isinstance(value, int):
+            self.measure(value)
+        return value
+
+    def written(self, value: Any) -> Any:
+        """The value itself, once what its text takes has been paid for; before the text is made."""
+        self.step()
+        self.chars(self.measure(value))
+        return value
