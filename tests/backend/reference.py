@@ -6,6 +6,7 @@ Also builds random specs and weights small enough to be recomputed from scratch 
 import math
 
 import numpy as np
+
 from penstock.backend.cpu.rope import rope_frequencies
 from penstock.formats import RawTensor, Storage
 from penstock.model import Activation, Attention, DecoderSpec, Layer, Mlp, Rope, WeightMap, WeightRef

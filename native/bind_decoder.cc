@@ -1,0 +1,391 @@
+// The decoder in Python. Plans cross as the plain tuples that they are; results as tuples. No logic of its own.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bind.h"
+#include "decoder.h"
+#include "kernels.h"
+
+namespace nb = nanobind;
+
+namespace penstock {
+namespace {
+
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+// A model under construction: facts, and arrays kept alive as long as it.
+struct ModelBuilder {
+  Model model;
+  std::vector<nb::object> alive;
+
+  LayerWeights& weights(int64_t layer) {
+    if (layer < 0 || layer >= static_cast<int64_t>(model.weights.size())) throw std::out_of_range("layer out of range");
+    return model.weights[static_cast<size_t>(layer)];
+  }
+
+  Projection& projection(const std::string& place, int64_t layer) {
+    if (place == "embed") return model.embed;
+    if (place == "head") return model.head;
+    LayerWeights& w = weights(layer);
+    const std::pair<const char*, Projection*> names[] = {{"q", &w.q},       {"k", &w.k},   {"v", &w.v},      {"o", &w.o},
+                                                         {"gate", &w.gate}, {"up", &w.up}, {"down", &w.down}};
+    for (const auto& [name, found] : names) {
+      if (place == name) return *found;
+    }
+    throw std::invalid_argument("unknown projection " + place);
+  }
+
+  const float*& vector(const std::string& place, int64_t layer) {
+    if (place == "final_norm") return model.final_norm;
+    const std::string suffix = ".bias";
+    if (place.size() > suffix.size() && place.ends_with(suffix)) {
+      return projection(place.substr(0, place.size() - suffix.size()), layer).bias;
+    }
+    LayerWeights& w = weights(layer);
+    const std::pair<const char*, const float**> names[] = {
+        {"attn_norm", &w.attn_norm}, {"mlp_norm", &w.mlp_norm}, {"attn_post_norm", &w.attn_post_norm}, {"mlp_post_norm", &w.mlp_post_norm},
+        {"q_norm", &w.q_norm},       {"k_norm", &w.k_norm},     {"sinks", &w.sinks}};
+    for (const auto& [name, found] : names) {
+      if (place == name) return *found;
+    }
+    throw std::invalid_argument("unknown vector " + place);
+  }
+};
+
+void check_projection(const char* name, const Projection& p, int64_t n, int64_t k) {
+  if (p.matrix.n != n || p.matrix.k != k || p.matrix.codes == nullptr) {
+    throw std::invalid_argument(std::string(name) + ": the matrix is missing or has another shape than the layer");
+  }
+}
+
+// Every weight that the facts imply is there in its shape: after this, the forward pass reads nothing it should not.
+void check_model(const Model& m) {
+  const ModelFacts& f = m.facts;
+  if (f.hidden < 1 || f.vocab < 1 || f.max_tokens < 1 || m.layers.empty()) throw std::invalid_argument("facts are missing");
+  check_projection("embed", m.embed, f.vocab, f.hidden);
+  check_projection("head", m.head, f.vocab, f.hidden);
+  if (m.final_norm == nullptr) throw std::invalid_argument("final_norm is missing");
+  for (size_t i = 0; i < m.layers.size(); ++i) {
+    const LayerFacts& l = m.layers[i];
+    const LayerWeights& w = m.weights[i];
+    if (l.num_kv_heads < 1 || l.head_dim < 1 || l.intermediate < 1 || l.num_heads < 1 || l.num_heads % l.num_kv_heads != 0) {
+      throw std::invalid_argument("a layer's head counts are impossible");
+    }
+    if (l.rope >= static_cast<int32_t>(m.ropes.size()) || l.rope < -1) throw std::invalid_argument("rope table out of range");
+    if (l.rope >= 0 && 2 * m.ropes[static_cast<size_t>(l.rope)].pairs > l.head_dim) {
+      throw std::invalid_argument("more rotated dimensions than a head has");
+    }
+    check_projection("q", w.q, l.num_heads * l.head_dim, f.hidden);
+    check_projection("k", w.k, l.num_kv_heads * l.head_dim, f.hidden);
+    check_projection("v", w.v, l.num_kv_heads * l.head_dim, f.hidden);
+    check_projection("o", w.o, f.hidden, l.num_heads * l.head_dim);
+    check_projection("gate", w.gate, l.intermediate, f.hidden);
+    check_projection("up", w.up, l.intermediate, f.hidden);
+    check_projection("down", w.down, f.hidden, l.intermediate);
+  }
+}
+
+// --- Plans in -----------------------------------------------------------------------------------------------------------------------
+
+nb::handle item(nb::handle tuple, Py_ssize_t index) {
+  if (!PyTuple_Check(tuple.ptr()) || index >= PyTuple_GET_SIZE(tuple.ptr())) throw nb::type_error("a plan holds tuples");
+  return PyTuple_GET_ITEM(tuple.ptr(), index);
+}
+
+int64_t integer(nb::handle value) {
+  const long long result = PyLong_AsLongLong(value.ptr());
+  if (result == -1 && PyErr_Occurred() != nullptr) throw nb::python_error();
+  return result;
+}
+
+int32_t small(nb::handle value) {
+  const int64_t result = integer(value);
+  if (result < INT32_MIN || result > INT32_MAX) throw nb::value_error("an integer of the plan is out of range");
+  return static_cast<int32_t>(result);
+}
+
+void append(std::vector<int32_t>& out, nb::handle tuple) {
+  if (!PyTuple_Check(tuple.ptr())) throw nb::type_error("a plan holds tuples");
+  const Py_ssize_t count = PyTuple_GET_SIZE(tuple.ptr());
+  for (Py_ssize_t i = 0; i < count; ++i) out.push_back(small(PyTuple_GET_ITEM(tuple.ptr(), i)));
+}
+
+// core.step.Row
+StepRow read_row(nb::handle source, Step& step) {
+  StepRow row;
+  row.slot = small(item(source, 0));
+  row.start = integer(item(source, 1));
+  const nb::handle tokens = item(source, 2);
+  row.first = static_cast<int64_t>(step.tokens.size());
+  if (Py_TYPE(tokens.ptr()) == &PyTuple_Type) {
+    append(step.tokens, tokens);
+    for (size_t i = static_cast<size_t>(row.first); i < step.tokens.size(); ++i) {
+      if (step.tokens[i] < 0) throw nb::value_error("token id out of range");
+    }
+  } else {  // FutureToken: its own slot's last sample
+    if (small(item(tokens, 0)) != row.slot) throw nb::value_error("a future token of another slot");
+    step.tokens.push_back(-1);
+  }
+  row.count = static_cast<int64_t>(step.tokens.size()) - row.first;
+  row.first_page = static_cast<int64_t>(step.pages.size());
+  append(step.pages, item(item(source, 3), 0));
+  row.page_count = static_cast<int64_t>(step.pages.size()) - row.first_page;
+  row.num_drafts = integer(item(source, 4));
+  const nb::handle output = item(source, 5);
+  const int64_t kind = integer(item(output, 0));
+  if (kind < 0 || kind > 2) throw nb::value_error("this backend has no output of that kind");
+  row.output = static_cast<OutputKind>(kind);
+  row.logprobs_first = integer(item(output, 1));
+  row.logprobs_count = integer(item(output, 2));
+  row.logprobs_top = integer(item(output, 3));
+  row.sample = nb::cast<bool>(item(output, 4));
+  return row;
+}
+
+std::unique_ptr<Step> read_step(int64_t number, nb::tuple released, nb::list opened, nb::tuple copies, nb::tuple rows) {
+  auto step = std::make_unique<Step>();
+  step->number = number;
+  append(step->released, released);
+  for (nb::handle source : opened) {  // (slot, tokens, num_prompt, Sampling)
+    OpenedSlot slot;
+    slot.slot = small(item(source, 0));
+    append(slot.tokens, item(source, 1));
+    slot.num_prompt = integer(item(source, 2));
+    slot.sampling = nb::cast<Sampling&>(item(source, 3));
+    step->opened.push_back(std::move(slot));
+  }
+  for (nb::handle source : copies) step->copies.push_back({small(item(source, 1)), small(item(source, 2))});  // core.step.PageCopy
+  for (nb::handle source : rows) step->rows.push_back(read_row(source, *step));
+  return step;
+}
+
+// --- Results out --------------------------------------------------------------------------------------------------------------------
+
+nb::tuple to_tuple(const std::vector<int32_t>& values) {
+  PyObject* tuple = PyTuple_New(static_cast<Py_ssize_t>(values.size()));
+  if (tuple == nullptr) throw nb::python_error();
+  for (size_t i = 0; i < values.size(); ++i) PyTuple_SET_ITEM(tuple, static_cast<Py_ssize_t>(i), PyLong_FromLong(values[i]));
+  return nb::steal<nb::tuple>(tuple);
+}
+
+// None without any, else a list of (token, logprob, rank, ((token, logprob), ...)).
+nb::object to_logprobs(const std::vector<TokenLogprob>& values) {
+  if (values.empty()) return nb::none();
+  nb::list out;
+  for (const TokenLogprob& value : values) {
+    nb::list top;
+    for (const auto& [token, logprob] : value.top) top.append(nb::make_tuple(token, logprob));
+    out.append(nb::make_tuple(value.token, value.logprob, value.rank, nb::tuple(top)));
+  }
+  return out;
+}
+
+nb::list to_results(const std::vector<RowOutput>& rows) {
+  nb::list out;
+  for (const RowOutput& row : rows) {
+    out.append(nb::make_tuple(to_tuple(row.tokens), static_cast<int32_t>(row.error), to_logprobs(row.logprobs),
+                              to_logprobs(row.prompt_logprobs)));
+  }
+  return out;
+}
+
+std::vector<MaskRef> read_masks(nb::dict masks, int64_t vocab) {
+  std::vector<MaskRef> out;
+  for (auto [slot, bits] : masks) {
+    const nb::bytes bytes = nb::cast<nb::bytes>(bits);
+    if (static_cast<int64_t>(bytes.size()) != (vocab + 7) / 8) throw nb::value_error("a mask has another length than ceil(V / 8)");
+    out.push_back({small(slot), reinterpret_cast<const uint8_t*>(bytes.c_str())});
+  }
+  return out;
+}
+
+// Copies a vector into a new numpy array of that shape.
+nb::object to_array(const std::vector<float>& values, size_t rows, size_t columns) {
+  auto* data = new std::vector<float>(values);
+  nb::capsule owner(data, [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
+  return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(data->data(), {rows, columns}, owner));
+}
+
+// Many draws from one distribution, position by position: the sampler's own door, for tests of its distribution.
+std::vector<int32_t> sample_many(const TierHandle& tier, Vector logits, const Sampling& sampling, int64_t first_position, int64_t count,
+                                 std::vector<int32_t> tokens, int64_t num_prompt) {
+  if (count < 0 || logits.shape(0) < 1 || num_prompt < 0 || num_prompt > static_cast<int64_t>(tokens.size())) {
+    throw nb::value_error("count, logits or num_prompt out of range");
+  }
+  const int64_t vocab = static_cast<int64_t>(logits.shape(0));
+  Sampling checked = sampling;
+  std::erase_if(checked.bias, [&](const auto& b) { return b.first < 0 || b.first >= vocab; });
+  std::erase_if(checked.end_ids, [&](int32_t id) { return id < 0 || id >= vocab; });
+  for (const int32_t token : tokens) {
+    if (token < 0 || token >= vocab) throw nb::value_error("token id out of range");
+  }
+  std::vector<int32_t> out(static_cast<size_t>(count), -1);
+  nb::gil_scoped_release release;
+  History history;
+  history.reset(std::move(tokens), num_prompt);
+  SampleScratch scratch;
+  for (int64_t i = 0; i < count; ++i) {
+    int32_t token = -1;
+    if (sample_token(*tier.kernels, {logits.data(), vocab, first_position + i, nullptr}, checked, history, scratch, token, nullptr) ==
+        SampleError::none) {
+      out[static_cast<size_t>(i)] = token;
+    }
+  }
+  return out;
+}
+
+void bind_model(nb::module_& m) {
+  nb::class_<LayerFacts>(m, "LayerFacts")
+      .def(nb::init<>())
+      .def_rw("num_heads", &LayerFacts::num_heads)
+      .def_rw("num_kv_heads", &LayerFacts::num_kv_heads)
+      .def_rw("head_dim", &LayerFacts::head_dim)
+      .def_rw("intermediate", &LayerFacts::intermediate)
+      .def_rw("window", &LayerFacts::window)
+      .def_rw("rope", &LayerFacts::rope)
+      .def_prop_rw(
+          "activation", [](const LayerFacts& f) { return static_cast<int32_t>(f.activation); },
+          [](LayerFacts& f, int32_t value) {
+            if (value < 0 || value > 2) throw nb::value_error("unknown activation");
+            f.activation = static_cast<Activation>(value);
+          })
+      .def_rw("scale", &LayerFacts::scale)
+      .def_rw("softcap", &LayerFacts::softcap)
+      .def_rw("clamp", &LayerFacts::clamp);
+  nb::class_<ModelFacts>(m, "ModelFacts")
+      .def(nb::init<>())
+      .def_rw("hidden", &ModelFacts::hidden)
+      .def_rw("vocab", &ModelFacts::vocab)
+      .def_rw("max_tokens", &ModelFacts::max_tokens)
+      .def_rw("norm_eps", &ModelFacts::norm_eps)
+      .def_rw("embed_scale", &ModelFacts::embed_scale)
+      .def_rw("residual_scale", &ModelFacts::residual_scale)
+      .def_rw("logit_scale", &ModelFacts::logit_scale)
+      .def_rw("logit_softcap", &ModelFacts::logit_softcap);
+  nb::class_<ModelBuilder>(m, "ModelBuilder")
+      .def(nb::init<>())
+      .def("set_facts", [](ModelBuilder& b, const ModelFacts& facts) { b.model.facts = facts; }, nb::arg("facts"))
+      .def("add_layer",
+           [](ModelBuilder& b, const LayerFacts& facts) {
+             b.model.layers.push_back(facts);
+             b.model.weights.emplace_back();
+           },
+           nb::arg("facts"))
+      .def("add_rope",
+           [](ModelBuilder& b, Table cos, Table sin, bool interleaved) {
+             if (cos.shape(0) != sin.shape(0) || cos.shape(1) != sin.shape(1) ||
+                 static_cast<int64_t>(cos.shape(0)) < b.model.facts.max_tokens) {
+               throw nb::value_error("rope tables are shorter than max_tokens or differ");
+             }
+             b.model.ropes.push_back({cos.data(), sin.data(), static_cast<int64_t>(cos.shape(1)), interleaved});
+             b.alive.push_back(nb::cast(cos));
+             b.alive.push_back(nb::cast(sin));
+             return static_cast<int32_t>(b.model.ropes.size()) - 1;
+           },
+           nb::arg("cos").noconvert(), nb::arg("sin").noconvert(), nb::arg("interleaved"))
+      .def("set_vector",
+           [](ModelBuilder& b, const std::string& place, int64_t layer, Vector values, int64_t count) {
+             if (static_cast<int64_t>(values.shape(0)) != count) throw nb::value_error(("wrong length of " + place).c_str());
+             b.vector(place, layer) = values.data();
+             b.alive.push_back(nb::cast(values));
+           },
+           nb::arg("place"), nb::arg("layer"), nb::arg("values").noconvert(), nb::arg("count"))
+      .def("set_matrix",
+           [](ModelBuilder& b, const std::string& place, int64_t layer, nb::object matrix) {
+             b.projection(place, layer).matrix = nb::cast<MatrixHandle&>(matrix).matrix;
+             b.alive.push_back(std::move(matrix));
+           },
+           nb::arg("place"), nb::arg("layer"), nb::arg("matrix"));
+}
+
+// Raw log probabilities of one token, as results carry them.
+nb::object raw_logprob(const TierHandle& tier, Vector logits, int32_t token, int64_t top) {
+  const int64_t vocab = static_cast<int64_t>(logits.shape(0));
+  if (token < 0 || token >= vocab || top < 0) throw nb::value_error("token or top out of range");
+  SampleScratch scratch;
+  return nb::object(to_logprobs({token_logprob(*tier.kernels, logits.data(), vocab, token, top, scratch)}));
+}
+
+void init_decoder(Decoder* self, Pool& pool, const TierHandle& tier, const ModelBuilder& builder, int64_t max_slots,
+                  int64_t max_step_tokens, int64_t page_tokens, int32_t kv_type) {
+  check_model(builder.model);
+  if (max_slots < 1 || max_slots > INT32_MAX || max_step_tokens < 1 || page_tokens < 1 || page_tokens % kTile != 0 || kv_type < 0 ||
+      kv_type > 1) {
+    throw nb::value_error("a limit is out of range");
+  }
+  new (self) Decoder(pool, *tier.kernels, builder.model, {max_slots, max_step_tokens, page_tokens, static_cast<KvType>(kv_type)});
+}
+
+void bind_sampling(nb::module_& m) {
+  nb::class_<Sampling>(m, "Sampling")
+      .def(nb::init<>())
+      .def_rw("temperature", &Sampling::temperature)
+      .def_rw("top_p", &Sampling::top_p)
+      .def_rw("min_p", &Sampling::min_p)
+      .def_rw("typical_p", &Sampling::typical_p)
+      .def_rw("top_k", &Sampling::top_k)
+      .def_rw("repetition", &Sampling::repetition)
+      .def_rw("presence", &Sampling::presence)
+      .def_rw("frequency", &Sampling::frequency)
+      .def_rw("min_tokens", &Sampling::min_tokens)
+      .def_rw("logprobs", &Sampling::logprobs)
+      .def_rw("seed", &Sampling::seed)
+      .def_rw("sample", &Sampling::sample)
+      .def_rw("bias", &Sampling::bias)
+      .def_rw("end_ids", &Sampling::end_ids);
+  m.def("sample_many", &sample_many, nb::arg("kernels"), nb::arg("logits").noconvert(), nb::arg("sampling"),
+        nb::arg("first_position"), nb::arg("count"), nb::arg("tokens"), nb::arg("num_prompt"),
+        "Tokens drawn at successive positions from the same logits and history; -1 where nothing may be drawn.");
+  m.def("raw_logprob", &raw_logprob, nb::arg("kernels"), nb::arg("logits").noconvert(), nb::arg("token"), nb::arg("top"));
+}
+
+}  // namespace
+
+void bind_decoder(nb::module_& m) {
+  bind_model(m);
+  bind_sampling(m);
+  nb::class_<Decoder>(m, "Decoder")
+      .def("__init__", &init_decoder, nb::arg("pool"), nb::arg("kernels"), nb::arg("model"), nb::arg("max_slots"),
+           nb::arg("max_step_tokens"), nb::arg("page_tokens"), nb::arg("kv_type"), nb::keep_alive<1, 2>(), nb::keep_alive<1, 4>())
+      .def("bytes_per_page", &Decoder::bytes_per_page)
+      .def("allocate", &Decoder::allocate, nb::arg("pages"))
+      .def("submit",
+           [](Decoder& d, int64_t number, nb::tuple released, nb::list opened, nb::tuple copies, nb::tuple rows) {
+             d.submit(read_step(number, released, opened, copies, rows));
+           },
+           nb::arg("step"), nb::arg("released"), nb::arg("opened"), nb::arg("copies"), nb::arg("rows"))
+      .def("finish",
+           [](Decoder& d, nb::dict masks) {
+             const std::vector<MaskRef> refs = read_masks(masks, d.vocab());
+             std::vector<RowOutput> rows;
+             {
+               nb::gil_scoped_release release;
+               rows = d.finish(refs);
+             }
+             return nb::make_tuple(d.seconds(), to_results(rows));
+           },
+           nb::arg("masks"))
+      .def("peek_logits",
+           [](Decoder& d) {
+             std::vector<float> logits;
+             {
+               nb::gil_scoped_release release;
+               logits = d.peek_logits();
+             }
+             const size_t vocab = static_cast<size_t>(d.vocab());
+             return to_array(logits, logits.size() / vocab, vocab);
+           })
+      .def("cancel", &Decoder::cancel);
+}
+
+}  // namespace penstock

@@ -1,0 +1,311 @@
+// The forward pass, layer by layer, over the pool.
+#include "decoder.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "kernels.h"
+#include "unpack.h"
+
+namespace penstock {
+namespace {
+
+constexpr int64_t kInlineWork = 16384;   // floats of work below which dealing out costs more than it gains
+constexpr int64_t kQueryRows = 32;       // (query, head) rows of one piece of attention
+constexpr int64_t kLogprobRows = 64;     // positions whose logits exist at once for prompt logprobs
+
+int64_t padded(int64_t dim) { return (dim + kTile - 1) / kTile * kTile; }
+
+}  // namespace
+
+float* Decoder::Floats::need(int64_t count) {
+  if (count > capacity) {
+    const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + 63) / 64 * 64;
+    void* memory = std::aligned_alloc(64, bytes);
+    if (memory == nullptr) throw std::bad_alloc();
+    std::memset(memory, 0, bytes);
+    data = {static_cast<float*>(memory), &std::free};
+    capacity = count;
+  }
+  return data.get();
+}
+
+Decoder::Decoder(Pool& pool, const Kernels& kernels, Model model, Limits limits)
+    : pool_(pool), kernels_(kernels), model_(std::move(model)), limits_(limits), slots_(static_cast<size_t>(limits.max_slots)) {
+  int64_t offset = 0;
+  for (size_t i = 0; i < model_.layers.size(); ++i) {
+    layer_offset_.push_back(offset);
+    offset += kv_layer(i).page_bytes();
+  }
+  layer_offset_.push_back(offset);
+  driver_ = std::thread([this] { drive(); });
+}
+
+Decoder::~Decoder() {
+  cancel();
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  driver_.join();
+  if (kv_ != nullptr) ::munmap(kv_, static_cast<size_t>(pages_ * bytes_per_page()));
+}
+
+int64_t Decoder::bytes_per_page() const { return layer_offset_.back(); }
+
+void Decoder::allocate(int64_t pages) {
+  if (kv_ != nullptr) throw std::logic_error("pages are allocated already");
+  int64_t bytes = 0;
+  if (pages < 1 || __builtin_mul_overflow(pages, bytes_per_page(), &bytes)) throw std::invalid_argument("pages out of range");
+  void* memory = ::mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  ::madvise(memory, static_cast<size_t>(bytes), MADV_HUGEPAGE);
+#endif
+  kv_ = static_cast<uint8_t*>(memory);
+  pages_ = pages;
+}
+
+KvLayer Decoder::kv_layer(size_t layer) const {
+  const LayerFacts& f = model_.layers[layer];
+  KvLayer kv{nullptr, limits_.kv_type, f.num_kv_heads, f.head_dim, padded(f.head_dim), limits_.page_tokens};
+  if (kv_ != nullptr) kv.base = kv_ + layer_offset_[layer] * pages_;
+  return kv;
+}
+
+// --- Work over tokens -------------------------------------------------------------------------------------------------------------
+
+template <class F>
+void Decoder::over_tokens(int64_t work, F&& body) {
+  const int64_t count = static_cast<int64_t>(batch_.size());
+  if (count * work <= kInlineWork || count == 1) {
+    for (int64_t i = 0; i < count; ++i) body(i);
+    return;
+  }
+  const int64_t block = std::max<int64_t>(1, kInlineWork / (2 * std::max<int64_t>(work, 1)));
+  pool_.each((count + block - 1) / block, [&](int64_t index, int) {
+    const int64_t end = std::min(count, (index + 1) * block);
+    for (int64_t i = index * block; i < end; ++i) body(i);
+  });
+}
+
+void Decoder::norm_rows(const float* x, const float* weight, float* out, int64_t) {
+  const int64_t n = model_.facts.hidden;
+  over_tokens(n, [&](int64_t i) { kernels_.rms_norm(x + i * n, weight, model_.facts.norm_eps, out + i * n, n); });
+}
+
+void Decoder::project(const Projection& projection, float* out) {
+  linear(pool_, kernels_, projection.matrix, activations_, projection.bias, out, projection.matrix.n);
+}
+
+void Decoder::add_branch(const float* branch, const float* post_norm) {
+  const int64_t n = model_.facts.hidden;
+  float* x = x_.data.get();
+  if (post_norm != nullptr) {
+    float* normed = normed_.need(static_cast<int64_t>(batch_.size()) * n);
+    norm_rows(branch, post_norm, normed, 0);
+    branch = normed;
+  }
+  over_tokens(n, [&](int64_t i) { kernels_.add_scaled(x + i * n, branch + i * n, model_.facts.residual_scale, n); });
+}
+
+// --- Layers -------------------------------------------------------------------------------------------------------------------------
+
+void Decoder::embed() {
+  const int64_t n = model_.facts.hidden;
+  float* x = x_.need(static_cast<int64_t>(batch_.size()) * n);
+  over_tokens(n, [&](int64_t i) {
+    unpack_row(model_.embed.matrix, batch_[static_cast<size_t>(i)].id, x + i * n);
+    if (model_.facts.embed_scale != 1.0f) {
+      for (int64_t d = 0; d < n; ++d) x[i * n + d] *= model_.facts.embed_scale;
+    }
+  });
+}
+
+void Decoder::attention_block(size_t layer) {
+  const LayerFacts& f = model_.layers[layer];
+  const LayerWeights& w = model_.weights[layer];
+  const int64_t tokens = static_cast<int64_t>(batch_.size()), hidden = model_.facts.hidden;
+  const float* input = x_.data.get();
+  if (w.attn_norm != nullptr) {
+    float* normed = normed_.need(tokens * hidden);
+    norm_rows(input, w.attn_norm, normed, tokens);
+    input = normed;
+  }
+  activations_.reset(input, hidden, tokens, hidden);
+  project(w.q, q_.need(tokens * f.num_heads * f.head_dim));
+  project(w.k, k_.need(tokens * f.num_kv_heads * f.head_dim));
+  project(w.v, v_.need(tokens * f.num_kv_heads * f.head_dim));
+  prepare_heads(layer);
+  attend_all(layer);
+  const int64_t width = f.num_heads * f.head_dim;
+  activations_.reset(attended_.data.get(), width, tokens, width);
+  project(w.o, branch_.need(tokens * hidden));
+  add_branch(branch_.data.get(), w.attn_post_norm);
+}
+
+// Head norms, rotation, and the store of keys and values.
+void Decoder::prepare_heads(size_t layer) {
+  const LayerFacts& f = model_.layers[layer];
+  const LayerWeights& w = model_.weights[layer];
+  const KvLayer kv = kv_layer(layer);
+  const int64_t dim = f.head_dim;
+  const RopeTable* rope = f.rope < 0 ? nullptr : &model_.ropes[static_cast<size_t>(f.rope)];
+  over_tokens((f.num_heads + 2 * f.num_kv_heads) * dim, [&](int64_t i) {
+    const Token& token = batch_[static_cast<size_t>(i)];
+    float* q = q_.data.get() + i * f.num_heads * dim;
+    float* k = k_.data.get() + i * f.num_kv_heads * dim;
+    const auto prepare = [&](float* heads, int64_t count, const float* norm) {
+      for (int64_t h = 0; h < count; ++h) {
+        float* head = heads + h * dim;
+        if (norm != nullptr) kernels_.rms_norm(head, norm, model_.facts.norm_eps, head, dim);
+        if (rope != nullptr) {
+          const int64_t at = token.position * rope->pairs;
+          kernels_.rotate(head, rope->cos + at, rope->sin + at, rope->pairs, rope->interleaved);
+        }
+      }
+    };
+    prepare(q, f.num_heads, w.q_norm);
+    prepare(k, f.num_kv_heads, w.k_norm);
+    store_kv(kv, slots_[static_cast<size_t>(token.slot)].table.data(), token.position, k,
+             v_.data.get() + i * f.num_kv_heads * dim);
+  });
+}
+
+void Decoder::attend_all(size_t layer) {
+  const LayerFacts& f = model_.layers[layer];
+  const KvLayer kv = kv_layer(layer);
+  const int64_t dim = f.head_dim, group = f.num_heads / f.num_kv_heads, width = f.num_heads * dim;
+  const int64_t tokens = static_cast<int64_t>(batch_.size());
+  const int64_t block = std::max<int64_t>(1, kQueryRows / group);
+  items_.clear();
+  for (int64_t first = 0; first < tokens;) {
+    const int32_t slot = batch_[static_cast<size_t>(first)].slot;
+    int64_t count = 1;
+    while (count < block && first + count < tokens && batch_[static_cast<size_t>(first + count)].slot == slot) ++count;
+    for (int64_t h = 0; h < f.num_kv_heads; ++h) items_.push_back({slot, first, count, h});
+    first += count;
+  }
+  float* out = attended_.need(tokens * width);
+  const int64_t scratch_floats = (attend_scratch(block * group, kv.padded) + 15) / 16 * 16;
+  float* scratch = scratch_.need(scratch_floats * pool_.threads());
+  pool_.each(static_cast<int64_t>(items_.size()), [&](int64_t index, int thread) {
+    const WorkItem& item = items_[static_cast<size_t>(index)];
+    const int64_t at = item.first_token * width + item.kv_head * group * dim;
+    const float* sinks = model_.weights[layer].sinks;
+    kernels_.attend({kv, item.kv_head, slots_[static_cast<size_t>(item.slot)].table.data(), q_.data.get() + at, width, group,
+                     batch_[static_cast<size_t>(item.first_token)].position, item.count, f.window, f.scale, f.softcap,
+                     sinks == nullptr ? nullptr : sinks + item.kv_head * group, out + at, width,
+                     scratch + thread * scratch_floats});
+  });
+}
+
+void Decoder::mlp_block(size_t layer) {
+  const LayerFacts& f = model_.layers[layer];
+  const LayerWeights& w = model_.weights[layer];
+  const int64_t tokens = static_cast<int64_t>(batch_.size()), hidden = model_.facts.hidden;
+  const float* input = x_.data.get();
+  if (w.mlp_norm != nullptr) {
+    float* normed = normed_.need(tokens * hidden);
+    norm_rows(input, w.mlp_norm, normed, tokens);
+    input = normed;
+  }
+  activations_.reset(input, hidden, tokens, hidden);
+  float* gate = gate_.need(tokens * f.intermediate);
+  float* up = up_.need(tokens * f.intermediate);
+  project(w.gate, gate);
+  project(w.up, up);
+  over_tokens(f.intermediate * 4, [&](int64_t i) {
+    const int64_t at = i * f.intermediate;
+    kernels_.gated(gate + at, up + at, gate + at, f.intermediate, static_cast<int32_t>(f.activation), f.clamp);
+  });
+  activations_.reset(gate, f.intermediate, tokens, f.intermediate);
+  project(w.down, branch_.need(tokens * hidden));
+  add_branch(branch_.data.get(), w.mlp_post_norm);
+}
+
+// --- Outputs ------------------------------------------------------------------------------------------------------------------------
+
+// out: [rows, vocab] f32, logits after the tokens at those batch indices.
+void Decoder::head_logits(const std::vector<int64_t>& rows, float* out) {
+  const int64_t hidden = model_.facts.hidden, vocab = model_.facts.vocab, count = static_cast<int64_t>(rows.size());
+  float* picked = hidden_rows_.need(count * hidden);
+  for (int64_t i = 0; i < count; ++i) {
+    kernels_.rms_norm(x_.data.get() + rows[static_cast<size_t>(i)] * hidden, model_.final_norm, model_.facts.norm_eps,
+                      picked + i * hidden, hidden);
+  }
+  activations_.reset(picked, hidden, count, hidden);
+  linear(pool_, kernels_, model_.head.matrix, activations_, model_.head.bias, out, vocab);
+  const ModelFacts& f = model_.facts;
+  if (f.logit_scale != 1.0f || f.logit_softcap != 0.0f) {
+    pool_.each(count, [&](int64_t i, int) { kernels_.cap_logits(out + i * vocab, vocab, f.logit_scale, f.logit_softcap); });
+  }
+}
+
+void Decoder::gather_logits(const Step& step) {
+  std::vector<int64_t> rows;
+  logit_first_.clear();
+  int64_t end = 0;
+  for (const StepRow& row : step.rows) {
+    end += row.count;
+    logit_first_.push_back(static_cast<int64_t>(rows.size()));
+    if (!row.sample) continue;
+    for (int64_t i = end - row.num_drafts - 1; i < end; ++i) rows.push_back(i);
+  }
+  num_logits_ = static_cast<int64_t>(rows.size());
+  if (num_logits_ > 0) head_logits(rows, logits_.need(num_logits_ * model_.facts.vocab));
+}
+
+// Logprobs of prompt tokens, from the logits one position before each, a bounded number at a time.
+void Decoder::prompt_logprobs(const Step& step) {
+  const int64_t vocab = model_.facts.vocab;
+  std::vector<SampleScratch> scratch(static_cast<size_t>(pool_.threads()));
+  int64_t batch_first = 0;
+  for (size_t r = 0; r < step.rows.size(); batch_first += step.rows[r].count, ++r) {
+    const StepRow& row = step.rows[r];
+    if (row.output != OutputKind::prompt_logprobs) continue;
+    RowOutput& output = outputs_[r];
+    output.prompt_logprobs.resize(static_cast<size_t>(row.logprobs_count));
+    const History& history = slots_[static_cast<size_t>(row.slot)].history;
+    for (int64_t done = 0; done < row.logprobs_count; done += kLogprobRows) {
+      const int64_t count = std::min(kLogprobRows, row.logprobs_count - done);
+      std::vector<int64_t> rows;
+      for (int64_t i = 0; i < count; ++i) rows.push_back(batch_first + row.logprobs_first + done + i - 1 - row.start);
+      const float* logits = logits_.need(count * vocab);
+      head_logits(rows, logits_.data.get());
+      std::atomic<bool> finite{true};
+      pool_.each(count, [&](int64_t i, int thread) {
+        if (!kernels_.scan_logits(logits + i * vocab, vocab).finite) {
+          finite = false;
+          return;
+        }
+        const int32_t token = history.at(row.logprobs_first + done + i);
+        output.prompt_logprobs[static_cast<size_t>(done + i)] = token_logprob(
+            kernels_, logits + i * vocab, vocab, token, row.logprobs_top, scratch[static_cast<size_t>(thread)]);
+      });
+      if (!finite) output.error = SampleError::invalid_logits;
+    }
+  }
+}
+
+void Decoder::forward(Step& step) {
+  apply(step);
+  if (!batch_.empty()) {
+    embed();
+    for (size_t layer = 0; layer < model_.layers.size(); ++layer) {
+      if (cancelled_.load(std::memory_order_relaxed)) throw Cancelled("the step was cancelled");
+      attention_block(layer);
+      mlp_block(layer);
+    }
+  }
+  outputs_.assign(step.rows.size(), {});
+  prompt_logprobs(step);
+  gather_logits(step);
+}
+
+}  // namespace penstock

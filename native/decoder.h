@@ -1,0 +1,219 @@
+// A decoder-only transformer over a ragged batch. Knows nothing about files, requests, Python or clocks.
+// Invariant: what a row computes depends on its slot's tokens and pages alone, never on the other rows of its step.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "attention.h"
+#include "linear.h"
+#include "sampler.h"
+
+namespace penstock {
+
+enum class Activation : int32_t { silu = 0, gelu_tanh = 1, gelu = 2 };
+
+// Facts of one layer; see penstock.model.spec.
+struct LayerFacts {
+  int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0, intermediate = 0;
+  int64_t window = 0;  // 0 is all
+  int32_t rope = -1;   // index of a rope table, -1 is none
+  Activation activation = Activation::silu;
+  float scale = 1.0f, softcap = 0.0f, clamp = 0.0f;
+};
+
+struct RopeTable {
+  const float* cos = nullptr;  // [max_tokens, pairs] f32
+  const float* sin = nullptr;
+  int64_t pairs = 0;
+  bool interleaved = false;
+};
+
+// A projection; n == 0 is absent.
+struct Projection {
+  Matrix matrix{};
+  const float* bias = nullptr;
+};
+
+struct LayerWeights {
+  Projection q, k, v, o, gate, up, down;
+  const float *attn_norm = nullptr, *mlp_norm = nullptr, *attn_post_norm = nullptr, *mlp_post_norm = nullptr;
+  const float *q_norm = nullptr, *k_norm = nullptr, *sinks = nullptr;
+};
+
+struct ModelFacts {
+  int64_t hidden = 0, vocab = 0, max_tokens = 0;
+  float norm_eps = 1e-5f, embed_scale = 1.0f, residual_scale = 1.0f, logit_scale = 1.0f, logit_softcap = 0.0f;
+};
+
+// Weights and facts; all memory belongs to the caller and outlives the decoder.
+struct Model {
+  ModelFacts facts;
+  std::vector<LayerFacts> layers;
+  std::vector<LayerWeights> weights;
+  std::vector<RopeTable> ropes;
+  Projection embed, head;
+  const float* final_norm = nullptr;
+};
+
+// Bounds of a decoder's state, checked before anything is computed.
+struct Limits {
+  int64_t max_slots = 0, max_step_tokens = 0, page_tokens = 0;
+  KvType kv_type = KvType::f32;
+};
+
+enum class OutputKind : int32_t { none = 0, sample = 1, prompt_logprobs = 2 };
+
+struct OpenedSlot {
+  int32_t slot = 0;
+  std::vector<int32_t> tokens;
+  int64_t num_prompt = 0;
+  Sampling sampling;
+};
+
+struct StepRow {
+  int32_t slot = 0;
+  int64_t start = 0;
+  int64_t first = 0, count = 0;            // its tokens within Step::tokens; a future token is -1
+  int64_t first_page = 0, page_count = 0;  // within Step::pages
+  int64_t num_drafts = 0;
+  OutputKind output = OutputKind::none;
+  int64_t logprobs_first = 0, logprobs_count = 0, logprobs_top = 0;
+  bool sample = false;
+};
+
+struct StepCopy {
+  int32_t source = 0, target = 0;
+};
+
+struct Step {
+  int64_t number = 0;
+  std::vector<int32_t> released;
+  std::vector<OpenedSlot> opened;
+  std::vector<StepCopy> copies;
+  std::vector<StepRow> rows;
+  std::vector<int32_t> tokens, pages;
+};
+
+struct RowOutput {
+  std::vector<int32_t> tokens;
+  std::vector<TokenLogprob> logprobs, prompt_logprobs;
+  SampleError error = SampleError::none;
+};
+
+struct MaskRef {
+  int32_t slot;
+  const uint8_t* bits;
+};
+
+// The step was given up because cancel() was called.
+struct Cancelled : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+class Decoder {
+ public:
+  Decoder(Pool& pool, const Kernels& kernels, Model model, Limits limits);
+  ~Decoder();
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
+
+  int64_t bytes_per_page() const;
+  int64_t vocab() const { return model_.facts.vocab; }
+  // Takes zeroed memory for that many pages; std::bad_alloc where there is none. Once.
+  void allocate(int64_t pages);
+
+  // Queues a step; its forward starts when the step before it has finished. Returns at once.
+  void submit(std::unique_ptr<Step> step);
+  // Waits for the oldest step's forward and samples. Throws what the forward threw.
+  std::vector<RowOutput> finish(const std::vector<MaskRef>& masks);
+  // Logits of the oldest step's sampling positions, in row order, once its forward is done. [count, vocab] f32
+  std::vector<float> peek_logits();
+  // Time that the step last finished took, forward and sampling, without waits between them.
+  double seconds() const { return seconds_; }
+  // Gives up what runs at the next layer; every later finish throws Cancelled.
+  void cancel();
+
+ private:
+  struct Slot {
+    bool open = false;
+    History history;
+    Sampling sampling;
+    std::vector<int32_t> table;
+  };
+  struct Token {
+    int32_t id, slot;
+    int64_t position;
+  };
+  struct WorkItem {
+    int32_t slot;
+    int64_t first_token, count, kv_head;
+  };
+  // Grows, never shrinks; 64-byte aligned.
+  struct Floats {
+    std::unique_ptr<float, void (*)(void*)> data{nullptr, nullptr};
+    int64_t capacity = 0;
+    float* need(int64_t count);
+  };
+
+  void drive();
+  void forward(Step& step);
+  void apply(Step& step);
+  void open_slot(OpenedSlot& opened);
+  void take_row(const Step& step, const StepRow& row);
+  Slot& slot_at(int32_t slot);
+  void copy_page(const StepCopy& copy);
+  void embed();
+  void attention_block(size_t layer);
+  void prepare_heads(size_t layer);
+  void attend_all(size_t layer);
+  void mlp_block(size_t layer);
+  void add_branch(const float* branch, const float* post_norm);
+  void norm_rows(const float* x, const float* weight, float* out, int64_t rows);
+  void project(const Projection& projection, float* out);
+  void head_logits(const std::vector<int64_t>& rows, float* out);
+  void gather_logits(const Step& step);
+  void prompt_logprobs(const Step& step);
+  RowOutput sample_row(const Step& step, size_t index, const uint8_t* mask, SampleScratch& scratch);
+  KvLayer kv_layer(size_t layer) const;
+  template <class F>
+  void over_tokens(int64_t work, F&& body);
+
+  Pool& pool_;
+  const Kernels& kernels_;
+  Model model_;
+  Limits limits_;
+  std::vector<Slot> slots_;
+  std::vector<int64_t> layer_offset_;  // bytes before each layer, per page of all layers before it
+  uint8_t* kv_ = nullptr;
+  int64_t pages_ = 0;
+
+  // Of the step under way.
+  std::vector<Token> batch_;
+  std::vector<WorkItem> items_;
+  std::vector<int64_t> logit_first_;  // first logits row of each step row
+  std::vector<RowOutput> outputs_;
+  Floats x_, normed_, q_, k_, v_, attended_, gate_, up_, branch_, hidden_rows_, logits_, scratch_;
+  int64_t num_logits_ = 0;
+  Activations activations_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::unique_ptr<Step>> queue_;  // front: under way or done
+  bool front_done_ = false, stopping_ = false;
+  std::exception_ptr failure_;
+  double forward_seconds_ = 0.0, seconds_ = 0.0;
+  std::atomic<bool> cancelled_{false};
+  std::thread driver_;
+};
+
+}  // namespace penstock

@@ -1,0 +1,1 @@
+"""What computes a step: one folder a kind of machine, each with its own door."""

@@ -1,0 +1,232 @@
+"""The CPU backend: plans in, results out, everything between in the native core.
+
+Knows nothing about requests, prefixes or text. Invariant: between submit and finish no Python code runs for the step, and a plan
+crosses as the tuples that it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock import _native
+from penstock.backend.cpu.loading import Builder, check_spec
+from penstock.backend.cpu.packing import pack_all
+from penstock.core import (
+    ConfigError,
+    EngineUnavailable,
+    KvGroup,
+    Opened,
+    RowResult,
+    StepPlan,
+    StepResult,
+    Ticket,
+    TokenLogprobs,
+)
+from penstock.formats import Storage
+from penstock.model import DecoderSpec, WeightMap
+
+KV_TYPES = {"f32": 0, "bf16": 1}
+PAGE_MULTIPLE = 16  # positions of a tile of stored keys
+_ERRORS = {1: "invalid_logits", 2: "empty_mask"}
+_SEED_MASK = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class CpuOptions:
+    """Choices of one CPU backend.
+
+    Attributes:
+        max_model_tokens: longest sequence; rotary tables are made for it.
+        max_running: slots.
+        max_step_tokens: tokens of one step at most.
+        page_tokens: tokens of a KV page, a multiple of 16.
+        threads: compute threads; None takes the cores that this process may use.
+        kv_type: "auto" (bf16; f32 for f32 weights), "f32" or "bf16".
+        isa: compute tier at most, or None for the best.
+        pack_cache: whether repacked weights are kept on disk: True, False, or the folder.
+    """
+
+    max_model_tokens: int
+    max_running: int
+    max_step_tokens: int
+    page_tokens: int = 32
+    threads: int | None = None
+    kv_type: str = "auto"
+    isa: str | None = None
+    pack_cache: bool | str = False
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTicket:
+    """A step under way."""
+
+    step: int
+
+
+class CpuBackend:
+    """Runs a `DecoderSpec` on this machine's cores; implements `core.ports.Backend`.
+
+    Raises:
+        ModelFileError: the core cannot run the spec, or a weight is missing or misshapen.
+        ConfigError: an option cannot be met.
+    """
+
+    def __init__(self, spec: DecoderSpec, weights: WeightMap, options: CpuOptions) -> None:
+        check_spec(spec)
+        _check_options(options)
+        self._spec = spec
+        self._options = options
+        self._kernels = open_kernels(options.isa)
+        self._pool = _native.Pool(options.threads or default_threads())
+        self.kv_type = resolve_kv_type(options.kv_type, weights)
+        matrices, self.weight_bytes = pack_all(spec, weights, self._pool, options.pack_cache)
+        model = Builder(spec, weights, options.max_model_tokens).build(matrices)
+        self._decoder = _native.Decoder(
+            self._pool,
+            self._kernels,
+            model,
+            options.max_running,
+            options.max_step_tokens,
+            options.page_tokens,
+            KV_TYPES[self.kv_type],
+        )
+        self._closed = False
+
+    @property
+    def tier(self) -> str:
+        """Name of the compute tier in use."""
+        return str(self._kernels.name)
+
+    @property
+    def threads(self) -> int:
+        """Compute threads, the caller's own included."""
+        return int(self._pool.threads)
+
+    @property
+    def kv_groups(self) -> tuple[KvGroup, ...]:
+        """One group, every layer: windows are kept by what a query reads."""
+        return (KvGroup("full", tuple(range(len(self._spec.layers))), int(self._decoder.bytes_per_page())),)
+
+    def allocate(self, pages: tuple[int, ...]) -> None:
+        """Takes memory for that many pages.
+
+        Raises:
+            ConfigError: the machine does not have it.
+        """
+        if len(pages) != 1 or pages[0] < 1:
+            raise ConfigError(f"pages is {pages}; this backend has one KV group.", param="pages")
+        try:
+            self._decoder.allocate(pages[0])
+        except MemoryError as error:
+            size = pages[0] * int(self._decoder.bytes_per_page())
+            raise ConfigError(
+                f"no memory for {size:,} bytes of KV.", param="kv_bytes", hint="lower --kv-bytes."
+            ) from error
+
+    def submit(self, plan: StepPlan) -> Ticket:
+        """Starts the step; returns at once."""
+        opened = [(o.slot, o.tokens, o.num_prompt, native_sampling(o)) for o in plan.opened]
+        self._decoder.submit(plan.step, plan.released_slots, opened, plan.copies, plan.rows)
+        return CpuTicket(plan.step)
+
+    def finish(self, ticket: Ticket, masks: Mapping[int, bytes] | None) -> StepResult:
+        """Waits for the step and samples; blocks without the GIL.
+
+        Raises:
+            EngineUnavailable: the backend was closed meanwhile.
+        """
+        try:
+            duration_s, rows = self._decoder.finish(dict(masks) if masks else {})
+        except RuntimeError as error:
+            if self._closed:
+                raise EngineUnavailable("The backend was closed while a step ran.") from error
+            raise
+        return StepResult(ticket.step, tuple([_row_result(*row) for row in rows]), duration_s)
+
+    def peek_logits(self, ticket: Ticket) -> npt.NDArray[np.float32]:
+        """Raw logits of the step's sampling positions in row order, before `finish`; for receipts and tests.  # [N, V] f32."""
+        logits: npt.NDArray[np.float32] = self._decoder.peek_logits()
+        return logits
+
+    def close(self) -> None:
+        """Gives up what runs at the next layer. Memory goes with the last reference."""
+        self._closed = True
+        self._decoder.cancel()
+
+
+def open_kernels(isa: str | None) -> _native.Kernels:
+    """The function table of the best tier at or below `isa`.
+
+    Raises:
+        ConfigError: the machine has no such tier, or PENSTOCK_ISA names none.
+    """
+    try:
+        return _native.kernels(isa) if isa is not None else _native.kernels()
+    except ValueError as error:
+        raise ConfigError(str(error), param="isa") from error
+
+
+def compute_tiers() -> tuple[str, ...]:
+    """Names of the tiers that this machine runs, lowest first."""
+    return tuple(_native.tiers())
+
+
+def default_threads() -> int:
+    """Compute threads that this process may use: affinity and the container's CPU limit count."""
+    return int(_native.default_threads())
+
+
+def resolve_kv_type(kv_type: str, weights: WeightMap) -> str:
+    """ "f32" or "bf16"; auto is f32 where the weights are."""
+    if kv_type != "auto":
+        return kv_type
+    ref = weights.tensors.get("embed")
+    return "f32" if ref is not None and ref.tensor.storage is Storage.F32 else "bf16"
+
+
+def native_sampling(opened: Opened) -> _native.Sampling:
+    """The parameters of a slot as the core takes them."""
+    params, out = opened.sampling, _native.Sampling()
+    out.temperature, out.top_p, out.top_k = params.temperature, params.top_p, params.top_k
+    out.min_p, out.typical_p = params.min_p, params.typical_p
+    out.repetition = params.repetition_penalty
+    out.presence, out.frequency = params.presence_penalty, params.frequency_penalty
+    out.min_tokens = params.min_tokens
+    out.logprobs = -1 if params.logprobs is None else params.logprobs
+    out.seed, out.sample = opened.seed & _SEED_MASK, opened.sample
+    out.bias = list(params.logit_bias)
+    out.end_ids = [*opened.eos_token_ids, *params.stop_token_ids]
+    return out
+
+
+def _check_options(options: CpuOptions) -> None:
+    for name in ("max_model_tokens", "max_running", "max_step_tokens", "page_tokens"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"{name} is {getattr(options, name)}; it must be at least 1.", param=name)
+    if options.page_tokens % PAGE_MULTIPLE:
+        raise ConfigError(
+            f"page_tokens is {options.page_tokens}; it must be a multiple of {PAGE_MULTIPLE}.", param="page_tokens"
+        )
+    if options.kv_type not in ("auto", *KV_TYPES):
+        raise ConfigError(f"kv_type is {options.kv_type!r}; auto, f32 and bf16 exist.", param="kv_type")
+    if options.threads is not None and options.threads < 1:
+        raise ConfigError(f"threads is {options.threads}; it must be at least 1.", param="threads")
+
+
+_Raw = list[tuple[int, float, int, tuple[tuple[int, float], ...]]]
+
+
+def _row_result(tokens: tuple[int, ...], error: int, logprobs: _Raw | None, prompt_logprobs: _Raw | None) -> RowResult:
+    if error:
+        return RowResult(error=_ERRORS[error])
+    if logprobs is None and prompt_logprobs is None:
+        return RowResult(tokens)
+    return RowResult(tokens, _logprobs(logprobs), _logprobs(prompt_logprobs))
+
+
+def _logprobs(raw: _Raw | None) -> tuple[TokenLogprobs, ...] | None:
+    return None if raw is None else tuple(TokenLogprobs(*entry) for entry in raw)
