@@ -1,0 +1,69 @@
+# Everything runs in .venv. `serve` and `demo` install the base package only; the other verbs add the development extras.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BASE := $(VENV)/.installed-base
+DEV := $(VENV)/.installed-dev
+CPP := $(wildcard native/*.cc native/*.h native/*.inc native/tiers/*)
+BUILD_INPUTS := pyproject.toml CMakeLists.txt native/CMakeLists.txt $(CPP)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LINTED := src tests scripts examples benchmarks
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve demo test check format bench wheel docs clean
+
+help:  ## Show the verbs
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-8s %s\n", $$1, $$2}'
+
+# The build tools live in .venv so that a rebuild finds the same paths again: only what changed is compiled.
+$(BASE): $(BUILD_INPUTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "penstock needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". hint: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing penstock into $(VENV)" >&2
+	@$(PIP) 'scikit-build-core>=0.11' 'nanobind>=2.4' $$(command -v cmake >/dev/null || echo 'cmake>=3.21') $$(command -v ninja >/dev/null || echo ninja)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): $(BASE)
+	@echo "installing the development extras" >&2
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+setup: $(DEV)  ## Make .venv with the penstock command and the development extras
+
+serve: $(BASE)  ## Serve the bundled model on 127.0.0.1:8000 (ARGS="--port 9000" adds flags)
+	@$(BIN)/penstock serve $(ARGS)
+
+demo: $(BASE)  ## Serve the bundled model, ask it one question, print the answer and its speed
+	@$(BIN)/python examples/demo.py
+
+test: $(DEV)  ## Run the whole test suite (ARGS="tests/kv -x" narrows it)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV)  ## Lint, types, layers, sizes and C++ format
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/size.py
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: $(DEV)  ## Rewrite Python and C++ in the project's format
+	$(BIN)/ruff format $(LINTED)
+	$(BIN)/clang-format -i $(CPP)
+
+bench: $(DEV)  ## Measure this machine (see benchmarks/)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+wheel: $(BASE)  ## Build a wheel into dist/
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
+	@ls -l dist/*.whl
+
+docs: $(DEV)  ## Check that every link in the documents leads somewhere
+	@$(BIN)/python scripts/check_docs.py
+
+clean:  ## Remove .venv, build and caches
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
