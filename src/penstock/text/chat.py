@@ -30,7 +30,7 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     Raises:
         InvalidRequest: not a non-empty list of objects with a role, too many, or a part that isn't text.
     """
-    if isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence) or not messages:
+    if not isinstance(messages, (list, tuple)) or not messages:
         raise InvalidRequest("messages must be a non-empty list.", param="messages")
     if len(messages) > limits.MAX_MESSAGES:
         raise InvalidRequest(f"{len(messages)} messages; the limit is {limits.MAX_MESSAGES}.", param="messages")

@@ -6,7 +6,7 @@ and a kind that isn't known is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -192,12 +192,15 @@ def _list(metadata: Mapping[str, object], key: str, limit: int) -> list[Any]:
     value = metadata.get(f"tokenizer.ggml.{key}")
     if value is None:
         return []
-    if isinstance(value, (str, bytes)) or not (isinstance(value, Sequence) or hasattr(value, "__array__")):
+    if hasattr(value, "tolist"):  # an array
+        size, items = getattr(value, "size", 0), value.tolist
+    elif isinstance(value, (list, tuple)):
+        size, items = len(value), value.__iter__
+    else:
         raise _error(f"tokenizer.ggml.{key} is not a list")
-    size = len(value)
     if size > limit:
         raise _error(f"{size} entries in tokenizer.ggml.{key}, at most {limit} are taken")
-    return list(value)
+    return list(items())
 
 
 def _id(metadata: Mapping[str, object], key: str, size: int) -> int | None:

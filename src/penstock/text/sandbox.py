@@ -23,89 +23,22 @@ BUDGET = "budget!"  # a context key that no template can spell
 _MAX_INDENT = 16
 _MAX_RANGE = 100_000
 
-_FILTERS = frozenset(
-    [
-        "abs",
-        "bool",
-        "capitalize",
-        "count",
-        "d",
-        "default",
-        "dictsort",
-        "e",
-        "escape",
-        "first",
-        "float",
-        "groupby",
-        "indent",
-        "int",
-        "items",
-        "join",
-        "last",
-        "length",
-        "list",
-        "lower",
-        "map",
-        "max",
-        "min",
-        "reject",
-        "rejectattr",
-        "replace",
-        "reverse",
-        "round",
-        "safe",
-        "select",
-        "selectattr",
-        "sort",
-        "string",
-        "sum",
-        "title",
-        "tojson",
-        "trim",
-        "unique",
-        "upper",
-        "wordcount",
-    ]
-)
-_STR_METHODS = frozenset(
-    [
-        "capitalize",
-        "casefold",
-        "count",
-        "endswith",
-        "find",
-        "index",
-        "isalnum",
-        "isalpha",
-        "isascii",
-        "isdecimal",
-        "isdigit",
-        "islower",
-        "isnumeric",
-        "isspace",
-        "istitle",
-        "isupper",
-        "join",
-        "lower",
-        "lstrip",
-        "partition",
-        "removeprefix",
-        "removesuffix",
-        "replace",
-        "rfind",
-        "rindex",
-        "rpartition",
-        "rsplit",
-        "rstrip",
-        "split",
-        "splitlines",
-        "startswith",
-        "strip",
-        "swapcase",
-        "title",
-        "upper",
-    ]
-)
+# fmt: off
+_FILTERS = frozenset((
+    "abs", "bool", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float",
+    "groupby", "indent", "int", "items", "join", "last", "length", "list", "lower", "map", "max", "min",
+    "reject", "rejectattr", "replace", "reverse", "round", "safe", "select", "selectattr", "sort", "string",
+    "sum", "title", "tojson", "trim", "unique", "upper", "wordcount",
+))
+# fmt: on
+# fmt: off
+_STR_METHODS = frozenset((
+    "capitalize", "casefold", "count", "endswith", "find", "index", "isalnum", "isalpha", "isascii",
+    "isdecimal", "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "join", "lower",
+    "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rpartition",
+    "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "swapcase", "title", "upper",
+))
+# fmt: on
 
 
 class TemplateRefusal(TemplateError):
@@ -182,7 +115,7 @@ class _Meter(NodeTransformer):
         """A payment for fixed text, and one for each value."""
         self.generic_visit(node)
         fixed = sum(len(part.data) for part in node.nodes if isinstance(part, nodes.TemplateData))
-        parts = [
+        parts: list[nodes.Expr] = [
             part if isinstance(part, nodes.TemplateData) else _paid(part, "penstock_written") for part in node.nodes
         ]
         if fixed:

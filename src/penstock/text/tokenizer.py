@@ -19,6 +19,7 @@ from penstock.text.pieces import PieceRule, byte_alphabet, piece_bytes, read_rul
 from penstock.text.stream import ByteStream, WindowStream
 from penstock.text.vocab import ControlTokens
 
+_LITERAL = PieceRule()
 _NORMALIZER_SHRINKS = 4  # at most: NFC makes one code point out of three
 
 
@@ -176,8 +177,8 @@ class Tokenizer:
         if name is None:
             return b""
         # An added token is matched in raw text, so its name is its text, whatever alphabet the others are written in.
-        literal = self._rule is None or id in self._added
-        data = name.encode("utf-8", "replace") if literal else piece_bytes(name, self._rule, self._alphabet)
+        rule = _LITERAL if self._rule is None or id in self._added else self._rule
+        data = piece_bytes(name, rule, self._alphabet)
         self._pieces[id] = data
         return data
 
