@@ -7,7 +7,7 @@ BASE := $(VENV)/.installed-base
 DEV := $(VENV)/.installed-dev
 CPP := $(wildcard native/*.cc native/*.h native/*.inc native/tiers/*)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt native/CMakeLists.txt $(CPP)
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 LINTED := src tests scripts examples benchmarks
 ARGS ?=
 
@@ -58,7 +58,7 @@ bench: $(DEV)  ## Measure this machine (see benchmarks/)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 wheel: $(BASE)  ## Build a wheel into dist/
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
 	@ls -l dist/*.whl
 
 docs: $(DEV)  ## Check that every link in the documents leads somewhere
