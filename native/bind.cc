@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bind.h"
+#include "pack.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -119,6 +120,85 @@ void run_linear(Pool& pool, const TierHandle& tier, const MatrixHandle& w, const
   linear(pool, *tier.kernels, w.matrix, activations, bias ? bias->data() : nullptr, y.data(), n);
 }
 
+using BytesOut = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using RowIndex = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+uint8_t* room_for(const char* name, const std::optional<BytesOut>& array, int64_t want) {
+  check_bytes(name, array ? static_cast<int64_t>(array->shape(0)) : 0, want);
+  return array ? array->data() : nullptr;
+}
+
+Stored stored_of(const std::string& kind) {
+  if (kind == "Q8_0") return Stored::q8_0;
+  if (kind == "Q4_0") return Stored::q4_0;
+  if (kind == "Q4_K") return Stored::q4_k;
+  if (kind == "Q6_K") return Stored::q6_k;
+  refuse("storage kind '" + kind.substr(0, 64) + "' has no group codes");
+}
+
+void check_rows(const RowIndex& rows, int64_t stored) {
+  for (size_t i = 0; i < rows.shape(0); ++i)
+    need(rows.data()[i] >= 0 && rows.data()[i] < stored, "row " + std::to_string(rows.data()[i]) + " is not among the " + std::to_string(stored) + " stored ones");
+}
+
+void run_pack(Pool& pool, const std::string& kind, const Bytes& data, int64_t n, int64_t k, const std::optional<RowIndex>& rows, BytesOut& codes,
+              const std::optional<BytesOut>& scales, const std::optional<BytesOut>& subscales, const std::optional<BytesOut>& mins) {
+  const Stored stored = stored_of(kind);
+  const bool super = stored == Stored::q4_k || stored == Stored::q6_k;
+  const int64_t multiple = super ? 256 : 32;
+  constexpr int64_t most = int64_t{1} << 31;
+  need(n > 0 && n < most && k > 0 && k < most && k % multiple == 0, "n and k must be 1 to 2^31 - 1, k a multiple of " + std::to_string(multiple));
+  need(!rows || static_cast<int64_t>(rows->shape(0)) == n, "rows must have n elements");
+  const int64_t row_bytes = stored_row_bytes(stored, k), have = static_cast<int64_t>(data.shape(0));
+  need(have % row_bytes == 0 && have > 0, "data is not a whole number of rows");
+  if (rows) check_rows(*rows, have / row_bytes);
+  else check_bytes("data", have, n * row_bytes);
+  const int64_t lanes = (n + 31) / 32 * 32, groups = lanes * (k / (stored == Stored::q6_k ? 16 : 32));
+  const int64_t bits = stored == Stored::q8_0 ? 8 : stored == Stored::q6_k ? 6 : 4;
+  const PackJob job{stored, data.data(), n, k, rows ? rows->data() : nullptr,
+                    room_for("codes", codes, lanes * k / 8 * bits),
+                    room_for("scales", scales, super ? lanes * (k / 256) * (stored == Stored::q4_k ? 4 : 2) : groups * 2),
+                    room_for("subscales", subscales, super ? groups : 0),
+                    room_for("mins", mins, stored == Stored::q4_k ? groups : 0)};
+  const nb::gil_scoped_release release;
+  pack(pool, job);
+}
+
+void bind_pack(nb::module_& m) {
+  m.def("pack", &run_pack, "pool"_a, "storage"_a, "data"_a.noconvert(), "n"_a, "k"_a, "rows"_a.noconvert().none(), "codes"_a.noconvert(),
+        "scales"_a.noconvert().none(), "subscales"_a.noconvert().none(), "mins"_a.noconvert().none(),
+        "Fills the arrays of an empty group-code matrix from stored blocks, rows of them in the order given.");
+}
+
+// One reading of `data` by every thread, its own contiguous part each.
+double bench_bandwidth(Pool& pool, const TierHandle& tier, const Bytes& data, int streams) {
+  need(streams == 1 || streams == 2 || streams == 4 || streams == 8, "streams must be 1, 2, 4 or 8");
+  const int64_t part = static_cast<int64_t>(data.shape(0)) / pool.threads() / 4096 * 4096;
+  const nb::gil_scoped_release release;
+  std::vector<float> found(static_cast<size_t>(pool.threads()));
+  pool.each(pool.threads(), [&](int64_t i, int) { found[static_cast<size_t>(i)] = tier.kernels->bench_read(data.data() + i * part, part, streams); });
+  double total = 0;
+  for (const float f : found) total += f;
+  return total;
+}
+
+// Operations done by all threads together.
+int64_t bench_peak(Pool& pool, const TierHandle& tier, const std::string& what, int64_t count) {
+  need(what == "fma" || what == "dot", "what must be fma or dot");
+  need(count > 0 && count <= int64_t{1} << 32, "count must be 1 to 2^32");
+  const auto run = what == "fma" ? tier.kernels->bench_fma : tier.kernels->bench_dot;
+  const nb::gil_scoped_release release;
+  std::vector<int64_t> operations(static_cast<size_t>(pool.threads()));
+  std::vector<float> found(operations.size());
+  pool.each(pool.threads(), [&](int64_t i, int) { found[static_cast<size_t>(i)] = run(count, &operations[static_cast<size_t>(i)]); });
+  return operations[0] * count * pool.threads();
+}
+
+void bind_bench(nb::module_& m) {
+  m.def("bench_bandwidth", &bench_bandwidth, "pool"_a, "kernels"_a, "data"_a.noconvert(), "streams"_a, "Reads all of data once; returns a checksum.");
+  m.def("bench_peak", &bench_peak, "pool"_a, "kernels"_a, "what"_a, "count"_a, "Runs count iterations a thread of \"fma\" or \"dot\"; returns the operations done.");
+}
+
 void bind_kernels(nb::module_& m) {
   nb::class_<TierHandle>(m, "Kernels").def_prop_ro("name", [](const TierHandle& t) { return t.kernels->name; });
   m.def("kernels", &kernels, "tier"_a = nb::none(), "Kernels of the named tier; of PENSTOCK_ISA, else of the highest that runs here.");
@@ -148,5 +228,7 @@ void bind_kernels(nb::module_& m) {
 NB_MODULE(_native, m) {
   m.doc() = "Native core of penstock.";
   penstock::bind_kernels(m);
+  penstock::bind_pack(m);
+  penstock::bind_bench(m);
   penstock::bind_decoder(m);
 }

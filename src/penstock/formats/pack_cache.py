@@ -1,0 +1,235 @@
+"""A bounded cache of packed matrices on disk, one file a model, mapped on later starts.
+
+Knows nothing about models or how matrices are packed. Invariant: a file is complete or absent (written aside, synced,
+renamed), and nothing in it is believed before it is checked: kind, version, key, owner, and every size and offset.
+
+File: the arrays, each at a multiple of 64 bytes; then a JSON index; then a tail of 64 bytes: magic, layout version, index
+length, SHA-256 of the index.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from penstock.core.limits import MAX_TENSORS
+from penstock.formats.packed import LAYOUT_VERSION, Bytes, Layout, PackedMatrix
+
+_MAGIC = b"PENSTOCKPACKED\x00\x01"
+_TAIL = struct.Struct("<16sQQ32s")
+_ALIGN = 64
+_MAX_INDEX_BYTES = 64 * 1024 * 1024
+_ARRAYS = ("codes", "scales", "subscales", "mins")
+_NUMBERS = ("layout", "n", "k", "bits", "group", "super", "zero")
+_MAX_DIM = 2**31 - 1
+_SUFFIX = ".packed"
+
+DEFAULT_MAX_BYTES = 20 * 1024**3
+
+
+class CacheProblem(NamedTuple):
+    """Why a cache file or folder was not used; said once, never fatal."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"pack cache {self.path}: {self.reason}"
+
+
+class PackCache:
+    """Packed matrices by key under one folder, least recently used files removed past `max_bytes`."""
+
+    def __init__(self, folder: Path, max_bytes: int, report: Callable[[CacheProblem], None]) -> None:
+        """A cache in `folder`, made when first written; `report` is called with what went wrong."""
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._report = report
+
+    def load(self, key: str) -> dict[str, PackedMatrix] | None:
+        """The matrices stored under `key` as views of a map, or None where there are none to be trusted."""
+        path = self._path(key)
+        try:
+            if not path.exists():
+                return None
+            found = _read(path, key)
+            os.utime(path)
+        except (OSError, ValueError) as error:
+            self._report(CacheProblem(str(path), f"ignored: {error}"))
+            return None
+        return found
+
+    def store(self, key: str, items: Iterable[tuple[str, PackedMatrix]]) -> dict[str, PackedMatrix] | None:
+        """Writes the matrices one after the other and returns them as views of the file; None when it cannot be written.
+
+        `items` may make each matrix only when asked for it; when None is returned it may be partly consumed.
+        """
+        path = self._path(key)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=path.stem[:16], suffix=".part", dir=self._folder)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    _write(file, key, items, self._max_bytes)
+                os.replace(name, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
+                raise
+            _sync_folder(self._folder)
+            self._evict(keep=path)
+            return _read(path, key)
+        except (OSError, ValueError) as error:
+            self._report(CacheProblem(str(path), f"not written: {error}"))
+            return None
+
+    def _path(self, key: str) -> Path:
+        return self._folder / (hashlib.sha256(f"{LAYOUT_VERSION}:{key}".encode()).hexdigest() + _SUFFIX)
+
+    def _evict(self, keep: Path) -> None:
+        """Removes the files used longest ago until the rest fits; files mapped elsewhere live on until unmapped."""
+        files = []
+        for path in self._folder.glob("*" + _SUFFIX):
+            with contextlib.suppress(OSError):
+                stat = path.stat()
+                files.append((stat.st_mtime_ns, stat.st_size, path))
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= self._max_bytes:
+                return
+            if path == keep:
+                continue
+            with contextlib.suppress(OSError):
+                path.unlink()
+                total -= size
+
+
+def default_folder(environment: Mapping[str, str], home: Path) -> Path:
+    """The cache's folder: $XDG_CACHE_HOME/penstock/packed, or ~/.cache/penstock/packed."""
+    base = environment.get("XDG_CACHE_HOME", "")
+    root = Path(base) if os.path.isabs(base) else home / ".cache"
+    return root / "penstock" / "packed"
+
+
+def default_max_bytes(folder: Path) -> int:
+    """20 GiB, or a tenth of what is free on the folder's disk if that is less."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return min(DEFAULT_MAX_BYTES, shutil.disk_usage(folder).free // 10)
+
+
+def _write(file: BinaryIO, key: str, items: Iterable[tuple[str, PackedMatrix]], max_bytes: int) -> None:
+    index: dict[str, dict[str, object]] = {}
+    for name, matrix in items:
+        if name in index or len(index) >= MAX_TENSORS:
+            raise ValueError(f"matrix {name} is stored twice or is one of more than {MAX_TENSORS}")
+        entry: dict[str, object] = {number: int(getattr(matrix, number)) for number in _NUMBERS}
+        for array in _ARRAYS:
+            values: Bytes | None = getattr(matrix, array)
+            if values is not None:
+                entry[array] = [_pad(file), values.size]
+                file.write(memoryview(values))
+        index[name] = entry
+        if file.tell() > max_bytes:
+            raise ValueError(f"the packed model is larger than the cache's limit of {max_bytes} bytes")
+    text = json.dumps({"key": key, "items": index}, separators=(",", ":")).encode()
+    if len(text) > _MAX_INDEX_BYTES:
+        raise ValueError(f"the index has {len(text)} bytes; the limit is {_MAX_INDEX_BYTES}")
+    _pad(file)
+    file.write(text)
+    file.write(_TAIL.pack(_MAGIC, LAYOUT_VERSION, len(text), hashlib.sha256(text).digest()))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _pad(file: BinaryIO) -> int:
+    """The offset after writing zeros up to the next aligned one."""
+    position = file.tell()
+    file.write(bytes(-position % _ALIGN))
+    return position + (-position % _ALIGN)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read(path: Path, key: str) -> dict[str, PackedMatrix]:
+    """The checked contents.
+
+    Raises:
+        ValueError: whatever is wrong with the file.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        stat = os.fstat(file.fileno())
+        if hasattr(os, "geteuid") and (stat.st_uid != os.geteuid() or stat.st_mode & 0o022):
+            raise ValueError("it belongs to another user or can be written by others")
+        text, end = _read_index(file, stat.st_size)
+        data: Bytes = np.memmap(file, dtype=np.uint8, mode="r")
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its index is nested too deeply") from error
+    if not isinstance(content, dict) or content.get("key") != key or not isinstance(content.get("items"), dict):
+        raise ValueError("its index is of another model or not an index")
+    if len(content["items"]) > MAX_TENSORS:
+        raise ValueError(f"it has more than {MAX_TENSORS} matrices")
+    return {name: _matrix(name, entry, data, end) for name, entry in content["items"].items()}
+
+
+def _read_index(file: BinaryIO, size: int) -> tuple[bytes, int]:
+    """The index's text after its digest is checked, and where the arrays end."""
+    if size < _TAIL.size:
+        raise ValueError(f"it has {size} bytes, less than its tail")
+    file.seek(size - _TAIL.size)
+    magic, version, length, digest = _TAIL.unpack(file.read(_TAIL.size))
+    if magic != _MAGIC or version != LAYOUT_VERSION:
+        raise ValueError("it is not a packed model of this version")
+    if length > min(_MAX_INDEX_BYTES, size - _TAIL.size):
+        raise ValueError(f"its index of {length} bytes does not fit the file")
+    end = size - _TAIL.size - length
+    file.seek(end)
+    text = file.read(length)
+    if hashlib.sha256(text).digest() != digest:
+        raise ValueError("the digest of its index is wrong")
+    return text, end
+
+
+def _matrix(name: str, entry: object, data: Bytes, end: int) -> PackedMatrix:
+    if not isinstance(entry, dict):
+        raise ValueError(f"matrix {name} is not described")
+    numbers = {number: _number(entry.get(number)) for number in _NUMBERS}
+    arrays = {array: _array(name, entry[array], data, end) for array in _ARRAYS if array in entry}
+    if "codes" not in arrays:
+        raise ValueError(f"matrix {name} has no codes")
+    layout = Layout(numbers.pop("layout"))
+    return PackedMatrix(layout=layout, **numbers, **arrays)  # type: ignore[arg-type]
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= _MAX_DIM:
+        raise ValueError("a number of its index is out of range")
+    return value
+
+
+def _array(name: str, place: object, data: Bytes, end: int) -> Bytes:
+    if not (isinstance(place, list) and len(place) == 2 and all(type(v) is int for v in place)):
+        raise ValueError(f"an array of {name} is not described")
+    offset, size = place
+    if offset < 0 or size < 0 or offset % _ALIGN or offset + size > end:
+        raise ValueError(f"an array of {name} lies outside the file")
+    return data[offset : offset + size]
