@@ -1,5 +1,36 @@
 """Weight layouts and dequantizers: the one truth that model, backend, quant and native share."""
 
+from penstock.formats.pack_cache import CacheProblem, PackCache, default_folder, default_max_bytes
+from penstock.formats.packed import (
+    CODE_FORMATS,
+    FLOAT_LAYOUTS,
+    LAYOUT_VERSION,
+    CodeFormat,
+    Layout,
+    PackedMatrix,
+    Packer,
+    pack,
+    unpack,
+)
 from penstock.formats.tensors import BLOCKS, BlockFormat, RawTensor, Storage, num_bytes
 
-__all__ = ["BLOCKS", "BlockFormat", "RawTensor", "Storage", "num_bytes"]
+__all__ = [
+    "BLOCKS",
+    "BlockFormat",
+    "CODE_FORMATS",
+    "CacheProblem",
+    "CodeFormat",
+    "FLOAT_LAYOUTS",
+    "LAYOUT_VERSION",
+    "Layout",
+    "PackCache",
+    "PackedMatrix",
+    "Packer",
+    "RawTensor",
+    "Storage",
+    "default_folder",
+    "default_max_bytes",
+    "num_bytes",
+    "pack",
+    "unpack",
+]

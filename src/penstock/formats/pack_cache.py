@@ -3,8 +3,8 @@
 Knows nothing about models or how matrices are packed. Invariant: a file is complete or absent (written aside, synced,
 renamed), and nothing in it is believed before it is checked: kind, version, key, owner, and every size and offset.
 
-File: the arrays, each at a multiple of 64 bytes; then a JSON index; then a tail of 64 bytes: magic, layout version, index
-length, SHA-256 of the index.
+File: the arrays, each at a multiple of 64 bytes; then a JSON index; then a tail of 64 bytes: magic, layout version,
+index length, SHA-256 of the index.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class PackCache:
         return found
 
     def store(self, key: str, items: Iterable[tuple[str, PackedMatrix]]) -> dict[str, PackedMatrix] | None:
-        """Writes the matrices one after the other and returns them as views of the file; None when it cannot be written.
+        """Writes the matrices in turn and returns them as views of the file; None when it cannot be written.
 
         `items` may make each matrix only when asked for it; when None is returned it may be partly consumed.
         """

@@ -9,12 +9,12 @@ Group codes hold weight[n, k] = scale[n, g] · (code[n, k] - zero) - min[n, g], 
 
 - Tiles of 32 output channels; N is padded with zero codes under zero scales. K is a multiple of 32.
 - codes: [N / 32, K / 32, bits · 128] bytes. A block (32 channels × 32 inputs) has 16 vectors of 64 codes; vector
-  2·c + h holds inputs 4·c … 4·c + 3 of channels 16·h … 16·h + 15: code 4·channel + input. `bits` is split into planes, 8,
-  or as needed 4, 2 and 1 bits, lowest bits of the code first; the planes follow each other. A plane of P bits stores
+  2·c + h holds inputs 4·c … 4·c + 3 of channels 16·h … 16·h + 15: code 4·channel + input. `bits` is split into planes,
+  8, or as needed 4, 2 and 1 bits, lowest bits of the code first; the planes follow each other. A plane of P bits stores
   vector i in its byte vector i // (8 / P), shifted left by P · (i % (8 / P)).
 - one level (super = 0): scales f16 [N / 32, K / group, 32]; mins, if any, the same.
 - two levels: scales f16 [N / 32, K / super, 32], or [N / 32, K / super, 2, 32] with the super-minima second;
-  subscales i8 [N / 32, K / group, 32]; mins u8 [N / 32, K / group, 32]. scale = super-scale · subscale, and so the minima.
+  subscales i8 [N / 32, K / group, 32]; mins u8 [N / 32, K / group, 32]. scale = super-scale · subscale, minima alike.
 """
 
 from __future__ import annotations
@@ -47,7 +47,15 @@ class Layout(IntEnum):
 
 
 class CodeFormat(NamedTuple):
-    """How group codes are laid out: bits a code, inputs a scale, inputs a super-scale (0: one level), code of nought, minima."""
+    """How group codes are laid out.
+
+    Attributes:
+        bits: of a code.
+        group: inputs under one scale.
+        super: inputs under one super-scale, or 0 for one level.
+        zero: code that stands for nought.
+        mins: whether a minimum is subtracted.
+    """
 
     bits: int
     group: int
@@ -100,7 +108,7 @@ class PackedMatrix:
         return sum(a.size for a in (self.codes, self.scales, self.subscales, self.mins) if a is not None)
 
 
-# Fills the arrays of an empty matrix from stored bytes: (storage, data, packed, rows). Native code does it on many threads.
+# Fills the arrays of an empty matrix from stored bytes: (storage, data, packed, rows). Native code uses many threads.
 Packer = Callable[[str, Bytes, PackedMatrix, Rows | None], None]
 
 
@@ -148,7 +156,7 @@ def empty(form: CodeFormat, n: int, k: int) -> PackedMatrix:
 
 
 def unpack(packed: PackedMatrix) -> npt.NDArray[np.float32]:
-    """The weights.  # [N, K] f32"""
+    """The weights, [N, K] f32."""
     n, k = packed.n, packed.k
     if packed.layout is Layout.F32:
         return packed.codes.view(np.float32).reshape(n, k).copy()
@@ -181,7 +189,7 @@ def pack_codes(codes: npt.NDArray[np.uint8], bits: int) -> Bytes:
 
 
 def unpack_codes(packed: PackedMatrix) -> npt.NDArray[np.uint8]:
-    """The codes of a group-code matrix, padding rows included.  # [padded N, K] u8"""
+    """The codes of a group-code matrix, padding rows included, [padded N, K] u8."""
     tiles, blocks = _padded(packed.n) // LANES, packed.k // 32
     stored = packed.codes.reshape(tiles, blocks, packed.bits * 128)
     vectors = np.zeros((tiles, blocks, 16, 64), np.uint8)
@@ -251,7 +259,7 @@ class _Parts(NamedTuple):
     mins: npt.NDArray[np.uint8] | None = None
 
 
-# The block formats below are GGUF's (ggml's block_q8_0, block_q4_0, block_q4_K, block_q6_K). blocks: [N, K / block, bytes] u8.
+# The block formats below are GGUF's: block_q8_0, block_q4_0, block_q4_K, block_q6_K. blocks: [N, K / block, bytes] u8.
 def _read_q8_0(blocks: Bytes) -> _Parts:
     codes = blocks[:, :, 2:] ^ np.uint8(128)
     return _Parts(codes.reshape(len(blocks), -1), _f16(blocks[:, :, :2]))
@@ -333,7 +341,7 @@ def _untile(stored: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
 
 
 def _levels(packed: PackedMatrix) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
-    """Scales and minima as f32.  # [padded N, K / group]"""
+    """Scales and minima, [padded N, K / group] f32."""
     tiles = _padded(packed.n) // LANES
     assert packed.scales is not None
     top = packed.scales.view(np.float16)
