@@ -184,8 +184,6 @@ class Engine:
             inputs = self._drain_inbox(now)
             plan = self._scheduler.plan(now)
             self._launch(now, inputs, plan)
-            if inputs:
-                self._publish(now)
             emitted = self._emit(now)
             committed = self._settle(clock, plan is None)
         except Exception as error:
@@ -193,11 +191,7 @@ class Engine:
             self._counts.dead = True
             self.fail(_unavailable, now)
             return False
-        busy = bool(inputs) or plan is not None or committed
-        if committed or self._was_idle:
-            self._counts.last_progress_s = now = clock.now()
-        self._publish(now)
-        return busy or emitted
+        return bool(inputs) or plan is not None or emitted or committed
 
     def _drain_inbox(self, now: float) -> list[Command]:
         inputs = self._late
@@ -233,14 +227,18 @@ class Engine:
             self._inflight.append((plan, self._backend.submit(plan)))
             if self.hash_decisions:
                 self.decisions = decision_hash(self.decisions, plan)
-        if self._log is not None and (inputs or plan is not None or self._inflight):
+        if self._log is not None:
             self._log.write(now, inputs, None if plan is None else plan.step, self.decisions)
 
     def _emit(self, now: float) -> bool:
-        """Gives out what the step before brought, with one wake-up a loop; whether there was anything."""
+        """Gives out what the step before brought, with one wake-up a loop; whether there was anything.
+
+        The snapshot is published first, so that a reader who sees an end sees it counted too.
+        """
         ready, self._ready = self._ready, []
         for outcome, when in ready:
             self._deliver(outcome, when, now)
+        self._publish(now)
         if self._waiters:
             waiters, self._waiters = self._waiters, []
             wake(waiters)
@@ -312,6 +310,7 @@ class Engine:
         outcomes = self._scheduler.commit(plan, result, now)
         self._ready.extend((outcome, now) for outcome in outcomes)
         self._counts.steps += 1
+        self._counts.last_progress_s = now
         if self._log is not None:
             self._log.commit(now, result)
         return True
@@ -327,8 +326,34 @@ class Engine:
             self._log = None
 
     def _publish(self, now: float) -> None:
-        self._snapshot = snapshot = self._measure(now)
-        self._was_idle = snapshot.num_running == 0 and snapshot.num_waiting == 0
+        self._snapshot = self._measure(now)
+        self._was_idle = self._snapshot.num_running == 0 == self._snapshot.num_waiting
+
+    def _measure(self, now: float) -> Snapshot:
+        counts, scheduler = self._counts, self._scheduler
+        free, cached, held = 0, 0, 0
+        return Snapshot(
+            now_s=now,
+            steps=counts.steps,
+            last_progress_s=counts.last_progress_s,
+            num_running=len(scheduler.run),
+            num_waiting=len(scheduler.wait),
+            oldest_waiting_s=0.0,
+            pages_total=0,
+            pages_free=free,
+            pages_cached=cached,
+            pages_held=held,
+            prefix_queries_tokens=0,
+            prefix_hits_tokens=0,
+            num_preemptions=0,
+            num_finished=counts.num_finished,
+            num_cancelled=counts.num_cancelled,
+            num_errors=counts.num_errors,
+            prompt_tokens=counts.prompt_tokens,
+            output_tokens=counts.output_tokens,
+            draining=self._refusal is not None,
+            dead=counts.dead,
+        )
 
     def fail(self, make_error: Callable[[], PenstockError], now: float) -> None:
         """Ends every request with an error of its own and takes nothing new; safe from any thread."""

@@ -107,6 +107,7 @@ class StepLogWriter:
             if turn["commit"] is not None:
                 turn["commit"] = _encode_commit(*turn["commit"])
             self._file.write(json.dumps(turn, separators=(",", ":")) + "\n")
+        self._file.flush()
 
     def close(self) -> None:
         """Writes what is left and closes the file."""
