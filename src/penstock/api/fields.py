@@ -1,0 +1,186 @@
+"""The request bodies: every field that is honoured, with its strict type, as pydantic models.
+
+Knows nothing about ranges (core checks those) or about how fields are used. Invariant: no field is coerced: `true`,
+`"5"` and `1.5` are not integers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from penstock.core import InvalidRequest, limits
+
+_TOKENS = {"type": "array", "items": {"type": "integer"}}
+Prompt = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "oneOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+                _TOKENS,
+                {"type": "array", "items": _TOKENS},
+            ],
+            "description": "Text, a list of texts, token ids, or a list of lists of token ids.",
+        }
+    ),
+]
+Stop = Annotated[
+    Any,
+    WithJsonSchema({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+
+
+class Strict(BaseModel):
+    """What every body shares: strict types, no unknown field."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class StreamOptions(Strict):
+    """Options of a streamed answer."""
+
+    include_usage: bool | None = Field(None, description="One more chunk before the end, with the token counts.")
+    include_obfuscation: bool | None = Field(None, description="Accepted and ignored.")
+
+
+class SamplingFields(Strict):
+    """Fields of both kinds of completion."""
+
+    model: str = Field(description="A name from GET /v1/models.")
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = Field(None, description="0 is greedy.")
+    top_p: float | None = None
+    top_k: int | None = Field(None, description="0 or -1 is off.")
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = Field(None, description="Token id as a string to a bias in [-100, 100].")
+    seed: int | None = Field(None, description="Drawn if left out; the answer says which one was used.")
+    n: int | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    stop: Stop = None
+    stop_token_ids: Annotated[list[int], Field(fail_fast=True)] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    prompt_logprobs: int | None = None
+    skip_special_tokens: bool | None = None
+    add_special_tokens: bool | None = None
+    priority: int | None = Field(None, description="Lower runs first.")
+    cache_salt: str | None = Field(None, description="Requests share cached prefixes only with the same salt.")
+
+
+class CompletionBody(SamplingFields):
+    """POST /v1/completions."""
+
+    prompt: Prompt
+    echo: bool | None = None
+    logprobs: int | None = Field(None, description="Alternatives beside each token's own log probability.")
+
+
+class TextPart(Strict):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Strict):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"] = Field(description="developer means system.")
+    content: str | Annotated[list[TextPart], Field(fail_fast=True, max_length=limits.MAX_MESSAGES)]
+    name: str | None = None
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    audio: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+
+
+Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=limits.MAX_MESSAGES)]
+
+
+class ChatBody(SamplingFields):
+    """POST /v1/chat/completions."""
+
+    messages: Messages
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="enable_thinking (a boolean) is taken.")
+
+
+class TokenizeBody(Strict):
+    """POST /tokenize: either `prompt` or `messages`."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Messages | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeBody(Strict):
+    """POST /detokenize."""
+
+    model: str | None = None
+    tokens: Annotated[list[int], Field(fail_fast=True)]
+
+
+Body = TypeVar("Body", bound=Strict)
+
+# pydantic's kinds of error → what a client reads; everything else is "is not valid".
+_WORDS: dict[str, str] = {
+    "missing": "is missing",
+    "int_type": "must be an integer",
+    "float_type": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a string",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "literal_error": "is not one of the values taken",
+    "extra_forbidden": "is not known",
+    "none_required": "is not supported",
+    "too_short": "is too short",
+    "too_long": "is too long",
+}
+
+
+def check_fields(kind: type[Body], given: dict[str, Any]) -> Body:
+    """The body as an object.
+
+    Raises:
+        InvalidRequest: naming the first field at fault, and the place within it.
+    """
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = [str(part)[:64] for part in first["loc"]]
+    param = place[0] if place else None
+    where = ".".join(part for part in place if not _is_branch(part))
+    raise InvalidRequest(
+        f"{where or 'the body'} {_WORDS.get(first['type'], 'is not valid')}.",
+        param=param,
+        code="unknown_parameter" if first["type"] == "extra_forbidden" else None,
+        hint="docs/api.md and GET /docs list the fields." if first["type"] == "extra_forbidden" else None,
+    )
+
+
+def _is_branch(part: str) -> bool:
+    """Whether a part of a location is pydantic's name of a union's branch, not something the client sent."""
+    return part in {"str", "StreamOptions"} or part.startswith(("list[", "dict[", "function-", "constrained-"))

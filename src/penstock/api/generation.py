@@ -1,0 +1,223 @@
+"""Runs a prepared request: reads its streams, watches the client and the server's shutdown, and always lets go.
+
+Knows nothing about JSON. Invariant: when a function here returns or raises, the engine holds none of the
+request's work, or has been told to end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from typing import Any, Final, TypeVar
+
+from starlette.types import Receive, Send
+
+from penstock.api.answers import Gathered, Sample
+from penstock.api.chunks import PING, Chunks
+from penstock.api.failure import DONE, error_frame, to_penstock
+from penstock.api.metrics import RequestMeter
+from penstock.api.prepare import Prepared
+from penstock.api.state import ApiState
+from penstock.core import EngineUnavailable, Event, Stream, limits
+
+T = TypeVar("T")
+
+_STREAM_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class ClientGone(Exception):
+    """The client closed the connection or stopped reading; nobody is left to answer."""
+
+
+class Run:
+    """One prepared request with its streams, submitted.
+
+    Args:
+        state: of the server.
+        prepared: what was asked.
+        streams: one a prompt, from the engine.
+    """
+
+    def __init__(self, state: ApiState, prepared: Prepared, streams: Sequence[Stream]) -> None:
+        self.state = state
+        self.prepared = prepared
+        series = state.metrics.models[prepared.model.name]
+        self._streams = streams
+        self._meters = [RequestMeter(series, request) for request in prepared.requests]
+
+    async def events(self, number: int) -> AsyncIterator[tuple[Event, ...]]:
+        """Batches of events of prompt `number`.
+
+        Raises:
+            PenstockError: the engine ended the request with it, or ended the stream before the last sample.
+        """
+        meter = self._meters[number]
+        now = self.state.sources.clock.now
+        left = self.prepared.n
+        async for batch in self._streams[number]:
+            read_s = now()
+            for event in batch:
+                if event.error is not None:
+                    raise event.error
+                meter.saw(event, read_s)
+                left -= event.finish is not None
+            yield batch
+        if left:
+            raise EngineUnavailable("the engine ended the stream early.", hint="retry.", retry_after_s=1.0)
+
+    def let_go(self, reason: str) -> None:
+        """Tells the engine to end what is left, and counts it as "abort" or "error"."""
+        for request, meter in zip(self.prepared.requests, self._meters, strict=True):
+            self.prepared.model.client.cancel(request.id)
+            meter.ended(reason)
+
+
+async def guarded(run: Run, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, unless the client goes or the server's grace ends first.
+
+    Raises:
+        ClientGone: the connection closed.
+        Draining: the grace period ended.
+        PenstockError: of the work itself.
+    """
+    with run.state.working(run.prepared.model):
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(_wait_gone(receive))
+        cut = asyncio.ensure_future(run.state.cut.wait())
+        try:
+            await asyncio.wait((task, gone, cut), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            if gone.done():
+                raise ClientGone
+            raise run.state.draining_error()
+        except BaseException as error:
+            # First of all the engine: its pages are worth more than a tidy order here.
+            run.let_go("abort" if isinstance(error, (ClientGone, asyncio.CancelledError)) else "error")
+            raise
+        finally:
+            waiting = [future for future in (task, gone, cut) if not future.done()]
+            for future in waiting:
+                future.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _wait_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue
+
+
+async def gather(run: Run) -> list[Gathered]:
+    """All samples of all prompts, whole."""
+    return await _all(run, lambda number: _gather_one(run, number))
+
+
+async def _gather_one(run: Run, number: int) -> Gathered:
+    gathered = Gathered([Sample() for _ in range(run.prepared.n)])
+    async for batch in run.events(number):
+        for event in batch:
+            gathered.add(event)
+    return gathered
+
+
+async def _all(run: Run, one: Callable[[int], Coroutine[Any, Any, T]]) -> list[T]:
+    """`one(number)` for every prompt, at the same time; the first failure ends the others."""
+    if len(run.prepared.requests) == 1:
+        return [await one(0)]
+    tasks = [asyncio.ensure_future(one(number)) for number in range(len(run.prepared.requests))]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        with ExitStack() as stack:
+            for task in tasks:
+                stack.callback(task.cancel)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Writer:
+    """The client's end of a stream: headers with the first bytes, then frames, each write whole.
+
+    Args:
+        send: of the connection.
+        clock: seconds.
+        abort: closes the connection at once.
+    """
+
+    def __init__(self, send: Send, clock: Callable[[], float], abort: Callable[[], None]) -> None:
+        self._send = send
+        self._clock = clock
+        self._abort = abort
+        self._sending = False
+        self.started = False
+        self.last_s = clock()
+
+    async def write(self, data: bytes, more: bool = True) -> None:
+        """Sends; waits while the client's buffers are full.
+
+        Raises:
+            ClientGone: nothing was read for too long.
+        """
+        self._sending = True
+        try:
+            async with asyncio.timeout(limits.MAX_STREAM_STALL_S):
+                if not self.started:
+                    self.started = True
+                    await self._send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+                await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        except TimeoutError:
+            self._abort()
+            raise ClientGone from None
+        finally:
+            self._sending = False
+            self.last_s = self._clock()
+
+    async def ping(self, every_s: float) -> None:
+        """Sends a comment whenever nothing was sent for `every_s`; runs until cancelled."""
+        while True:
+            wait_s = self.last_s + every_s - self._clock()
+            if wait_s > 0.0 or self._sending:
+                await asyncio.sleep(max(wait_s, 0.01))
+            else:
+                await self.write(PING)
+
+
+async def stream(run: Run, chunks: Chunks, writer: Writer, receive: Receive) -> None:
+    """Writes the whole streamed answer; a failure before the first byte is raised, a later one becomes a frame.
+
+    Raises:
+        ClientGone: nobody reads.
+        PenstockError: nothing was sent yet.
+    """
+    pinger = asyncio.ensure_future(writer.ping(run.state.settings.ping_s))
+    try:
+        await guarded(run, receive, _all(run, lambda number: _stream_one(run, number, chunks, writer)))
+    except (ClientGone, asyncio.CancelledError):
+        raise
+    except Exception as error:
+        if not writer.started:
+            raise
+        await _stop(pinger)
+        await writer.write(error_frame(to_penstock(error, run.prepared.requests[0].id)), more=False)
+        return
+    finally:
+        await _stop(pinger)
+    await writer.write(chunks.usage_frame() + DONE, more=False)
+
+
+async def _stream_one(run: Run, number: int, chunks: Chunks, writer: Writer) -> None:
+    async for batch in run.events(number):
+        data = b"".join([chunks.frames(number, event) for event in batch])
+        if data:
+            await writer.write(data)
+
+
+async def _stop(task: Awaitable[None]) -> None:
+    """Ends the pinger; whatever it failed with shows in the stream's own writes."""
+    future = asyncio.ensure_future(task)
+    future.cancel()
+    await asyncio.gather(future, return_exceptions=True)
