@@ -1,0 +1,160 @@
+"""Whether the HTTP side ever blocks the engine: ITL of 8 streams and latency of /health/live while heavy requests arrive.
+
+Eight streams run and hold every slot. First they run in peace; then ten prompts of 100,000 tokens and bodies of 1 MB
+arrive at once and queue behind them. Printed: p50 and p99 of the gaps between streamed tokens in both phases, their
+ratio, and the slowest /health/live answer. The machine should be idle otherwise.
+
+    python benchmarks/storm.py --out benchmarks/records/storm.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+from random_checkpoint import checkpoint
+
+STREAMS = 8
+LONG_PROMPTS = 10
+LONG_TOKENS = 100_000
+CONTEXT = 131_072
+
+
+def long_context(source: Path, folder: Path) -> Path:
+    """The same checkpoint with a declared context of CONTEXT tokens."""
+    for path in source.iterdir():
+        if path.name != "config.json":
+            (folder / path.name).symlink_to(path.resolve())
+    config = json.loads((source / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": CONTEXT}))
+    return folder
+
+
+def start(model: Path) -> tuple[subprocess.Popen[str], str]:
+    """A server whose slots the eight streams fill."""
+    penstock = shutil.which("penstock", path=str(Path(sys.executable).parent)) or "penstock"
+    command = [penstock, "serve", str(model), "--port", "0", "--max-running", str(STREAMS)]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    assert server.stderr is not None
+    for line in server.stderr:
+        match = re.search(r"ready in [\d.]+ s on (http://\S+)", line)
+        if match:
+            return server, match[1]
+    raise SystemExit("the server did not start")
+
+
+async def stream(client: httpx.AsyncClient, name: str, stamps: list[float], stop: asyncio.Event) -> None:
+    """One endless stream; notes when each token came."""
+    body = {"model": name, "prompt": f"Stream {id(stamps)}", "max_tokens": 100_000, "stream": True, "ignore_eos": True}
+    async with client.stream("POST", "/v1/completions", json=body) as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {"):
+                stamps.append(time.perf_counter())
+            if stop.is_set():
+                return
+
+
+async def heavy(client: httpx.AsyncClient, name: str, index: int) -> int:
+    """One prompt of LONG_TOKENS tokens, as text, or a body of 1 MB; returns the status (499: cut off by us)."""
+    words = ["river", "stone", "lamp", "winter", "harbour"]
+    if index < LONG_PROMPTS:
+        prompt = f"{index} " + " ".join(words[i % 5] for i in range(LONG_TOKENS - 10))
+        body = {"model": name, "prompt": prompt, "max_tokens": 4}
+    else:
+        body = {"model": name, "prompt": "x", "max_tokens": 4, "metadata": {"filler": "y" * 1_000_000}}
+    try:
+        return (await client.post("/v1/completions", json=body, timeout=30)).status_code
+    except httpx.TimeoutException:
+        return 499
+
+
+async def probe(client: httpx.AsyncClient, slowest: list[float], stop: asyncio.Event) -> None:
+    """Asks /health/live every 10 ms."""
+    while not stop.is_set():
+        began = time.perf_counter()
+        await client.get("/health/live", timeout=30)
+        slowest.append(time.perf_counter() - began)
+        await asyncio.sleep(0.01)
+
+
+def gaps(streams: list[list[float]], begin: float, end: float) -> list[float]:
+    """Sorted gaps between tokens that came within [begin, end]."""
+    found = [b - a for s in streams for a, b in zip(s, s[1:], strict=False) if begin <= a and b <= end]
+    return sorted(found)
+
+
+def at(values: list[float], share: float) -> float:
+    """A percentile of sorted values."""
+    return values[min(len(values) - 1, int(share * len(values)))]
+
+
+async def run(url: str, seconds: float) -> dict[str, object]:
+    """Both phases on one server."""
+    limits = httpx.Limits(max_connections=200)
+    async with (
+        httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client,
+        httpx.AsyncClient(base_url=url, limits=limits) as health,
+    ):
+        name = (await client.get("/v1/models")).json()["data"][0]["id"]
+        stop, stamps = asyncio.Event(), [[] for _ in range(STREAMS)]
+        running = [asyncio.create_task(stream(client, name, s, stop)) for s in stamps]
+        while any(len(s) < 5 for s in stamps):
+            await asyncio.sleep(0.1)
+        calm = time.perf_counter()
+        await asyncio.sleep(seconds)
+        storm = time.perf_counter()
+        slowest: list[float] = []
+        prober = asyncio.create_task(probe(health, slowest, stop))
+        heavies = [asyncio.create_task(heavy(client, name, i)) for i in range(2 * LONG_PROMPTS)]
+        await asyncio.sleep(seconds)
+        end = time.perf_counter()
+        stop.set()
+        for task in (*running, *heavies, prober):
+            task.cancel()
+        statuses = await asyncio.gather(*heavies, return_exceptions=True)
+        quiet, loud = gaps(stamps, calm, storm), gaps(stamps, storm, end)
+        return {
+            "calm_itl_ms": {"p50": at(quiet, 0.5) * 1e3, "p99": at(quiet, 0.99) * 1e3, "gaps": len(quiet)},
+            "storm_itl_ms": {"p50": at(loud, 0.5) * 1e3, "p99": at(loud, 0.99) * 1e3, "gaps": len(loud)},
+            "p99_ratio": at(loud, 0.99) / at(quiet, 0.99),
+            "health_live_ms": {
+                "p50": at(sorted(slowest), 0.5) * 1e3,
+                "max": max(slowest) * 1e3,
+                "probes": len(slowest),
+            },
+            "statuses": [s if isinstance(s, int) else type(s).__name__ for s in statuses],
+        }
+
+
+def main() -> None:
+    """Starts the server, runs both phases, prints and records."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", default="bf16")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        server, url = start(long_context(checkpoint(arguments.kind), Path(folder)))
+        try:
+            result = asyncio.run(run(url, arguments.seconds))
+        finally:
+            server.terminate()
+            server.wait(60)
+    print(json.dumps(result, indent=1))
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
