@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -89,7 +90,7 @@ async def probe(client: httpx.AsyncClient, slowest: list[float], stop: asyncio.E
 
 def gaps(streams: list[list[float]], begin: float, end: float) -> list[float]:
     """Sorted gaps between tokens that came within [begin, end]."""
-    found = [b - a for s in streams for a, b in zip(s, s[1:], strict=False) if begin <= a and b <= end]
+    found = [b - a for s in streams for a, b in itertools.pairwise(s) if begin <= a and b <= end]
     return sorted(found)
 
 
