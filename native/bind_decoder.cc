@@ -359,6 +359,19 @@ void bind_decoder(nb::module_& m) {
            nb::arg("max_step_tokens"), nb::arg("page_tokens"), nb::arg("kv_type"), nb::keep_alive<1, 2>(), nb::keep_alive<1, 4>())
       .def("bytes_per_page", &Decoder::bytes_per_page)
       .def("allocate", &Decoder::allocate, nb::arg("pages"))
+      .def("read_page",
+           [](Decoder& d, int64_t page) {
+             std::string bytes(static_cast<size_t>(d.bytes_per_page()), '\0');
+             d.read_page(page, reinterpret_cast<uint8_t*>(bytes.data()));
+             return nb::bytes(bytes.data(), bytes.size());
+           },
+           nb::arg("page"))
+      .def("write_page",
+           [](Decoder& d, int64_t page, nb::bytes bytes) {
+             if (static_cast<int64_t>(bytes.size()) != d.bytes_per_page()) throw nb::value_error("a page has another size");
+             d.write_page(page, reinterpret_cast<const uint8_t*>(bytes.c_str()));
+           },
+           nb::arg("page"), nb::arg("bytes"))
       .def("submit",
            [](Decoder& d, int64_t number, nb::tuple released, nb::list opened, nb::tuple copies, nb::tuple rows) {
              d.submit(read_step(number, released, opened, copies, rows));

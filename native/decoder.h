@@ -132,6 +132,10 @@ class Decoder {
   // Takes zeroed memory for that many pages; std::bad_alloc where there is none. Once.
   void allocate(int64_t pages);
 
+  // Copies one page of all layers out or in; bytes_per_page() bytes. Only while no step is under way.
+  void read_page(int64_t page, uint8_t* out);
+  void write_page(int64_t page, const uint8_t* bytes);
+
   // Queues a step; its forward starts when the step before it has finished. Returns at once.
   void submit(std::unique_ptr<Step> step);
   // Waits for the oldest step's forward and samples. Throws what the forward threw.
@@ -172,6 +176,7 @@ class Decoder {
   void take_row(const Step& step, const StepRow& row);
   Slot& slot_at(int32_t slot);
   void copy_page(const StepCopy& copy);
+  void check_idle_page(int64_t page);
   void embed();
   void attention_block(size_t layer);
   void prepare_heads(size_t layer);

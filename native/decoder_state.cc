@@ -87,6 +87,28 @@ void Decoder::copy_page(const StepCopy& copy) {
   }
 }
 
+void Decoder::check_idle_page(int64_t page) {
+  const std::lock_guard lock(mutex_);
+  require(queue_.empty(), "a step is under way");
+  require(page >= 0 && page < pages_, "page out of range");
+}
+
+void Decoder::read_page(int64_t page, uint8_t* out) {
+  check_idle_page(page);
+  for (size_t layer = 0; layer < model_.layers.size(); ++layer) {
+    const KvLayer kv = kv_layer(layer);
+    std::memcpy(out + layer_offset_[layer], kv.base + page * kv.page_bytes(), static_cast<size_t>(kv.page_bytes()));
+  }
+}
+
+void Decoder::write_page(int64_t page, const uint8_t* bytes) {
+  check_idle_page(page);
+  for (size_t layer = 0; layer < model_.layers.size(); ++layer) {
+    const KvLayer kv = kv_layer(layer);
+    std::memcpy(kv.base + page * kv.page_bytes(), bytes + layer_offset_[layer], static_cast<size_t>(kv.page_bytes()));
+  }
+}
+
 void Decoder::apply(Step& step) {
   batch_.clear();
   for (const int32_t slot : step.released) slot_at(slot).open = false;

@@ -59,7 +59,7 @@ class Driver:
         return (result, peeked) if logits else result
 
     def prefill(self, slot, tokens, chunks, start=0):
-        """Computes tokens in chunks of those sizes (the last one takes the rest); logits of the last token of every chunk."""
+        """Computes tokens in chunks of those sizes (the last takes the rest); (row result, logits) of every chunk."""
         out, at = [], start
         for size in [*chunks, len(tokens)]:
             piece = tokens[at : at + size]

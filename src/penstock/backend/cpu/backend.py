@@ -1,7 +1,7 @@
 """The CPU backend: plans in, results out, everything between in the native core.
 
-Knows nothing about requests, prefixes or text. Invariant: between submit and finish no Python code runs for the step, and a plan
-crosses as the tuples that it is.
+Knows nothing about requests, prefixes or text. Invariant: between submit and finish no Python code runs for the step,
+and a plan crosses as the tuples that it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from penstock import _native
 from penstock.backend.cpu.loading import Builder, check_spec
-from penstock.backend.cpu.packing import pack_all
+from penstock.backend.cpu.packing import pack_all, to_native
 from penstock.core import (
     ConfigError,
     EngineUnavailable,
@@ -83,7 +83,9 @@ class CpuBackend:
         self._kernels = open_kernels(options.isa)
         self._pool = _native.Pool(options.threads or default_threads())
         self.kv_type = resolve_kv_type(options.kv_type, weights)
-        matrices, self.weight_bytes = pack_all(spec, weights, self._pool, options.pack_cache)
+        packed = pack_all(spec, weights, self._pool, options.pack_cache)
+        self.weight_bytes = sum(matrix.num_bytes for matrix in packed.values())
+        matrices = {place: to_native(matrix) for place, matrix in packed.items()}
         model = Builder(spec, weights, options.max_model_tokens).build(matrices)
         self._decoder = _native.Decoder(
             self._pool,
@@ -148,9 +150,16 @@ class CpuBackend:
         return StepResult(ticket.step, tuple([_row_result(*row) for row in rows]), duration_s)
 
     def peek_logits(self, ticket: Ticket) -> npt.NDArray[np.float32]:
-        """Raw logits of the step's sampling positions in row order, before `finish`; for receipts and tests.  # [N, V] f32."""
-        logits: npt.NDArray[np.float32] = self._decoder.peek_logits()
-        return logits
+        """Raw logits of the step's sampling positions in row order; call it before `finish`.  # [N, V] f32."""
+        return np.asarray(self._decoder.peek_logits(), dtype=np.float32)
+
+    def read_page(self, page: int) -> bytes:
+        """One page's keys and values of all layers; only while no step is under way."""
+        return bytes(self._decoder.read_page(page))
+
+    def write_page(self, page: int, data: bytes) -> None:
+        """Replaces one page; `data` is what `read_page` gave. Only while no step is under way."""
+        self._decoder.write_page(page, data)
 
     def close(self) -> None:
         """Gives up what runs at the next layer. Memory goes with the last reference."""
@@ -181,7 +190,7 @@ def default_threads() -> int:
 
 
 def resolve_kv_type(kv_type: str, weights: WeightMap) -> str:
-    """ "f32" or "bf16"; auto is f32 where the weights are."""
+    """Either f32 or bf16; auto is f32 where the weights are."""
     if kv_type != "auto":
         return kv_type
     ref = weights.tensors.get("embed")

@@ -1,6 +1,7 @@
 """A `DecoderSpec` and its `WeightMap` as the native decoder takes them.
 
-Knows nothing about steps or requests. Invariant: what the core cannot run is refused by the name of its field before memory is taken.
+Knows nothing about steps or requests. Invariant: what the core cannot run is refused by the name of its field before
+memory is taken.
 """
 
 from __future__ import annotations

@@ -1,43 +1,120 @@
-"""Every matrix of a model as the kernels read it.
+"""Every matrix of a model as the kernels read it, repacked once and cached on disk where its layout is not the file's.
 
-Knows nothing about layouts' bytes: `penstock.formats` does. Invariant: float matrices stay where the file's map has them.
+Knows nothing about layouts' bytes: `penstock.formats` does. Invariant: float matrices stay where the file's map has
+them, and a cache entry counts only when its places and shapes are those of the spec.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
+import numpy.typing as npt
 
 from penstock import _native
 from penstock.backend.cpu.loading import find, matrix_places, slice_rows
 from penstock.core import ModelFileError
-from penstock.formats import Storage
-from penstock.model import DecoderSpec, WeightMap, WeightRef
+from penstock.formats import FLOAT_LAYOUTS, PackCache, PackedMatrix, Packer, default_folder, default_max_bytes, pack
+from penstock.model import DecoderSpec, WeightMap
 
-_LAYOUTS = {Storage.F32: 0, Storage.BF16: 1, Storage.F16: 3}
+Bytes = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.int64]
+_log = logging.getLogger(__name__)
 
 
 def pack_all(
     spec: DecoderSpec, weights: WeightMap, pool: _native.Pool, pack_cache: bool | str
-) -> tuple[dict[str, _native.Matrix], int]:
-    """Place → matrix for every matrix of the spec, and the bytes that they hold.
+) -> dict[str, PackedMatrix]:
+    """Place → packed matrix for every matrix of the spec.
+
+    Args:
+        spec: says which places there are.
+        weights: what fills them.
+        pool: threads that repack.
+        pack_cache: True for the user's cache folder, False for none, or a folder.
 
     Raises:
         ModelFileError: a place is missing or has another shape than the spec says.
     """
-    matrices: dict[str, _native.Matrix] = {}
-    total = 0
-    for place, shape in matrix_places(spec).items():
+    shapes = matrix_places(spec)
+    coded = {p: s for p, s in shapes.items() if find(weights.tensors, p).tensor.storage not in FLOAT_LAYOUTS}
+    packer = native_packer(pool)
+    packed = {place: _pack_place(weights, place, shapes[place], packer) for place in shapes if place not in coded}
+    return packed | _pack_coded(weights, coded, packer, open_cache(pack_cache))
+
+
+def native_packer(pool: _native.Pool) -> Packer:
+    """Fills group codes on the pool's threads: the same bytes as numpy's."""
+
+    def fill(storage: str, data: Bytes, packed: PackedMatrix, rows: Rows | None) -> None:
+        _native.pack(
+            pool, storage, data, packed.n, packed.k, rows, packed.codes, packed.scales, packed.subscales, packed.mins
+        )
+
+    return fill
+
+
+def open_cache(pack_cache: bool | str) -> PackCache | None:
+    """The cache of packed matrices, or None where it is off."""
+    if not pack_cache:
+        return None
+    folder = default_folder(os.environ, Path.home()) if pack_cache is True else Path(pack_cache)
+    return PackCache(folder, default_max_bytes(folder), lambda problem: _log.warning("%s", problem))
+
+
+def to_native(packed: PackedMatrix) -> _native.Matrix:
+    """The matrix as a handle that keeps its arrays alive."""
+    return _native.Matrix(
+        int(packed.layout),
+        packed.n,
+        packed.k,
+        packed.codes,
+        packed.scales,
+        packed.subscales,
+        packed.mins,
+        bits=packed.bits,
+        group=packed.group,
+        super=packed.super,
+        zero=packed.zero,
+    )
+
+
+def _pack_coded(
+    weights: WeightMap, shapes: dict[str, tuple[int, int]], packer: Packer, cache: PackCache | None
+) -> dict[str, PackedMatrix]:
+    def items() -> Iterator[tuple[str, PackedMatrix]]:
+        for place, shape in shapes.items():
+            yield place, _pack_place(weights, place, shape, packer)
+
+    if not shapes or cache is None or not weights.identity:
+        return dict(items())
+    key = _cache_key(weights, shapes)
+    found = cache.load(key)
+    if found is not None and {place: (m.n, m.k) for place, m in found.items()} == shapes:
+        return found
+    stored = cache.store(key, items())
+    return dict(items()) if stored is None else stored
+
+
+def _pack_place(weights: WeightMap, place: str, shape: tuple[int, int], packer: Packer) -> PackedMatrix:
+    ref = find(weights.tensors, place)
+    raw = slice_rows(ref)
+    if raw.shape != shape:
+        raise ModelFileError(f"{place} has shape {raw.shape}; the model needs {shape}.")
+    return pack(raw, ref.rows, packer=packer)
+
+
+def _cache_key(weights: WeightMap, shapes: dict[str, tuple[int, int]]) -> str:
+    """The model's identity and how its tensors are taken: a corrected mapping never meets an older one's matrices."""
+    digest = hashlib.sha256(weights.identity.encode())
+    for place in sorted(shapes):
         ref = find(weights.tensors, place)
-        raw = slice_rows(ref)
-        if raw.shape != shape:
-            raise ModelFileError(f"{place} has shape {raw.shape}; the model needs {shape}.")
-        data = _permute(ref, raw.data, shape[0])
-        matrices[place] = _native.Matrix(_LAYOUTS[raw.storage], shape[0], shape[1], data)
-        total += data.nbytes
-    return matrices, total
-
-
-def _permute(ref: WeightRef, data: np.ndarray, count: int) -> np.ndarray:
-    if ref.rows is None:
-        return data
-    return np.ascontiguousarray(data.reshape(count, -1)[ref.rows]).reshape(-1)
+        tensor = ref.tensor
+        digest.update(repr((place, tensor.name, tensor.storage.value, tensor.shape, ref.first, ref.count)).encode())
+        if ref.rows is not None:
+            digest.update(np.ascontiguousarray(ref.rows).tobytes())
+    return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Rotary tables of every scaling rule, made once at load.
 
-Knows nothing about layers or threads. Invariant: a table is a function of the rope's facts and max_model_tokens alone, never of the
-length that a sequence has at the moment, so that a position always gets the same bits.
+Knows nothing about layers or threads. Invariant: a table is a function of the rope's facts and max_model_tokens alone,
+never of the length that a sequence has at the moment, so that a position always gets the same bits.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _yarn(rope: Rope, scaling: dict[str, float], default: _F64) -> tuple[_F64, f
 
 
 def _longrope(rope: Rope, scaling: dict[str, float], default: _F64, max_model_tokens: int) -> tuple[_F64, float]:
-    """LongRoPE (Ding et al. 2024): one factor a frequency, the long set when more than the original context is served."""
+    """LongRoPE (Ding et al. 2024): one factor a frequency; the long set past the original context."""
     original = _original(rope)
     factors = rope.long_factors if max_model_tokens > original else rope.short_factors
     if len(factors) != len(default) or min(factors) <= 0:

@@ -1,0 +1,166 @@
+"""The native decoder against the float64 reference and against transformers, over every tier of this machine."""
+
+import numpy as np
+import pytest
+from driver import Driver, logits_of_every_position, make_backend
+from reference import make_spec, random_weights, raw_bytes, reference_logits, round_bf16, weight_map
+
+from penstock.backend.cpu import compute_tiers
+from penstock.core import ModelFileError
+from penstock.formats import Storage
+from penstock.model import Activation, Layer, Mlp, Rope, RopeKind
+
+TIERS = compute_tiers()
+TOLERANCE = 2e-5  # of the greatest reference logit; f32 rounding over these small models is some 1e-6
+
+VARIANTS = {
+    "llama": {},
+    "no grouping": {"num_kv_heads": 4},
+    "one kv head": {"num_heads": 6, "num_kv_heads": 1},
+    "qwen2": {"q_bias": True, "k_bias": True, "v_bias": True, "tied_head": True},
+    "qwen3": {"qk_norm": True, "head_dim": 32, "rope": Rope(1e6, 32)},
+    "window": {"window": 20},
+    "every bias": {"q_bias": True, "k_bias": True, "v_bias": True, "o_bias": True, "bias": True, "head_bias": True},
+    "soft caps": {"softcap": 3.0, "logit_softcap": 5.0},
+    "post norms, offset, scales": {
+        "post_norms": True,
+        "norm_offset": 1.0,
+        "embed_scale": 2.0,
+        "residual_scale": 0.5,
+        "logit_scale": 0.7,
+    },
+    "post norms only": {"pre_norms": False, "post_norms": True},
+    "sinks": {"sinks": True, "window": 33},
+    "interleaved": {"head_dim": 8, "rope": Rope(1e4, 8, interleaved=True)},
+    "partial rotary": {"rope": Rope(1e4, 6)},
+    "no positions": {"rope": None},
+    "odd sizes": {"head_dim": 20, "rope": Rope(1e4, 20), "hidden": 50, "intermediate": 37, "vocab": 71},
+    "gelu": {"activation": Activation.GELU},
+    "gelu tanh, clamp": {"activation": Activation.GELU_TANH, "clamp": 1.0},
+    "yarn": {
+        "rope": Rope(1e4, 16, RopeKind.YARN, (("factor", 4.0),), original_tokens=64),
+    },
+}
+
+
+def tokens_of(count, vocab, seed=1):
+    return [int(t) for t in np.random.default_rng(seed).integers(0, vocab, count)]
+
+
+def worst(got, reference):
+    return float(np.abs(got - reference).max() / np.abs(reference).max())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_spec_agrees_with_the_reference(name):
+    spec = make_spec(**VARIANTS[name])
+    weights = random_weights(spec)
+    tokens = tokens_of(90, spec.vocab)
+    reference = reference_logits(spec, weights, tokens, 512)
+    driver = Driver(make_backend(spec, weight_map(weights)))
+    assert worst(logits_of_every_position(driver, 0, tokens), reference) < TOLERANCE
+    driver.open(1, tokens)
+    _, logits = driver.prefill(1, tokens, [40, 33])[-1]
+    assert worst(logits[0], reference[-1]) < TOLERANCE
+
+
+def test_control_a_perturbed_weight_fails_the_tolerance():
+    spec = make_spec()
+    weights = random_weights(spec)
+    tokens = tokens_of(30, spec.vocab)
+    reference = reference_logits(spec, weights, tokens, 512)
+    moved = weights["layers.1.v"].copy()
+    moved[3, 5] += 0.05
+    driver = Driver(make_backend(spec, weight_map(weights | {"layers.1.v": moved})))
+    assert worst(logits_of_every_position(driver, 0, tokens), reference) > TOLERANCE
+
+
+def test_long_sequences_cross_splits():
+    spec = make_spec(num_layers=1)
+    weights = random_weights(spec)
+    tokens = tokens_of(540, spec.vocab)
+    reference = reference_logits(spec, weights, tokens, 600)
+    backend = make_backend(spec, weight_map(weights), max_model_tokens=600)
+    driver = Driver(backend)
+    driver.open(0, tokens)
+    _, logits = driver.prefill(0, tokens, [256, 1, 255, 1])[-1]
+    assert worst(logits[0], reference[-1]) < TOLERANCE
+
+
+@pytest.mark.parametrize("storage", [Storage.F32, Storage.BF16, Storage.F16])
+def test_weight_storage_kinds(storage):
+    spec = make_spec(tied_head=True)
+    weights = random_weights(spec)
+    stored = {}
+    for name, value in weights.items():
+        if value.ndim == 2 and storage is Storage.BF16:
+            stored[name] = round_bf16(value)
+        elif value.ndim == 2 and storage is Storage.F16:
+            stored[name] = raw_bytes(value, storage).view(np.float16).astype(np.float32).reshape(value.shape)
+        else:
+            stored[name] = value
+    tokens = tokens_of(20, spec.vocab)
+    driver = Driver(make_backend(spec, weight_map(weights, storage)))
+    got = logits_of_every_position(driver, 0, tokens)
+    assert worst(got, reference_logits(spec, stored, tokens, 512)) < TOLERANCE
+
+
+def test_auto_kv_type_follows_the_weights():
+    spec = make_spec()
+    weights = random_weights(spec)
+    assert make_backend(spec, weight_map(weights), kv_type="auto").kv_type == "f32"
+    assert make_backend(spec, weight_map(weights, Storage.BF16), kv_type="auto").kv_type == "bf16"
+
+
+def test_bf16_pages_are_near_and_half_the_size():
+    spec = make_spec()
+    weights = weight_map(random_weights(spec))
+    tokens = tokens_of(60, spec.vocab)
+    exact, rounded = make_backend(spec, weights), make_backend(spec, weights, kv_type="bf16")
+    assert exact.kv_groups[0].bytes_per_page == 2 * rounded.kv_groups[0].bytes_per_page
+    a = logits_of_every_position(Driver(exact), 0, tokens)
+    b = logits_of_every_position(Driver(rounded), 0, tokens)
+    assert 1e-6 < worst(b, a) < 0.05
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_tier_gives_the_same_bits(threads):
+    spec = make_spec(qk_norm=True, window=40, activation=Activation.GELU_TANH)
+    weights = weight_map(random_weights(spec))
+    tokens = tokens_of(70, spec.vocab)
+    bits = []
+    for tier in TIERS:
+        for kv_type in ("f32", "bf16"):
+            driver = Driver(make_backend(spec, weights, isa=tier, threads=threads, kv_type=kv_type))
+            driver.open(0, tokens)
+            bits.append((kv_type, driver.prefill(0, tokens, [64])[-1][1].tobytes()))
+    assert len(set(bits)) == 2
+
+
+def test_mixtures_are_refused_by_name():
+    spec = make_spec()
+    layer = spec.layers[0]
+    mixture = Layer(layer.attention, Mlp(96, num_experts=8, experts_per_token=2))
+    changed = make_spec(layers=(layer, mixture))
+    with pytest.raises(ModelFileError, match=r"layers\.1\.mlp\.num_experts is 8"):
+        make_backend(changed, weight_map(random_weights(changed)))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("layers.0.q", None, "no tensor for layers.0.q"),
+        ("layers.1.attn_norm", None, "no tensor for layers.1.attn_norm"),
+        ("layers.0.down", np.zeros((64, 95), np.float32), r"layers.0.down has shape \(64, 95\)"),
+        ("final_norm", np.zeros(63, np.float32), "final_norm has 63 values"),
+    ],
+)
+def test_missing_and_misshapen_weights_are_refused(place, value, message):
+    spec = make_spec()
+    weights = random_weights(spec)
+    if value is None:
+        del weights[place]
+    else:
+        weights[place] = value
+    with pytest.raises(ModelFileError, match=message):
+        make_backend(spec, weight_map(weights))
