@@ -78,12 +78,20 @@ class Readers:
                 json.dumps({"text": event.text})
 
     def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._cancel(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
+
+    async def _cancel(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def measure(rows: int, context: int, steps: int, connected: bool) -> dict[str, float]:
-    """Microseconds a step: whole turn without the backend (median, p99), and the shares of plan and commit (mean)."""
+    """Microseconds a step: the turn without the backend (median, p99) and the medians of its shares."""
     total = context + WARM_STEPS + steps + 16
     config = EngineConfig(
         max_model_tokens=total,
@@ -106,12 +114,16 @@ def measure(rows: int, context: int, steps: int, connected: bool) -> dict[str, f
         for stream in streams:
             stream.take()
     readers = Readers(streams) if connected else None
-    plan_watch.spent_s = commit_watch.spent_s = 0.0
-    turns = []
-    for _ in range(steps // 2):
-        before_s, start = backend_watch.spent_s, time.perf_counter()
+    turns: list[float] = []
+    shares: list[tuple[float, float, float]] = []
+    watches = (backend_watch, plan_watch, commit_watch)
+    for _ in range(steps):
+        before, start = [watch.spent_s for watch in watches], time.perf_counter()
         engine.step(clock)
-        turns.append(time.perf_counter() - start - (backend_watch.spent_s - before_s))
+        whole_s = time.perf_counter() - start
+        backend_s, plan_s, commit_s = (watch.spent_s - spent for watch, spent in zip(watches, before, strict=True))
+        turns.append(whole_s - backend_s)
+        shares.append((plan_s, commit_s, whole_s - backend_s - plan_s - commit_s))
         if readers is None:
             for stream in streams:
                 stream.take()
@@ -122,8 +134,9 @@ def measure(rows: int, context: int, steps: int, connected: bool) -> dict[str, f
     return {
         "turn_us_median": 1e6 * statistics.median(turns),
         "turn_us_p99": 1e6 * sorted(turns)[int(0.99 * len(turns))],
-        "plan_us": 1e6 * plan_watch.spent_s / len(turns),
-        "commit_us": 1e6 * commit_watch.spent_s / len(turns),
+        "plan_us": 1e6 * statistics.median(share[0] for share in shares),
+        "commit_us": 1e6 * statistics.median(share[1] for share in shares),
+        "engine_us": 1e6 * statistics.median(share[2] for share in shares),
     }
 
 

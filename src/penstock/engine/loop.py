@@ -53,10 +53,11 @@ class _Live:
 
     __slots__ = ("remaining", "samples", "stream")
 
-    def __init__(self, stream: EventStream) -> None:
+    def __init__(self, stream: EventStream, text: TextDecoder) -> None:
+        request = stream.request
         self.stream = stream
-        self.samples: list[SampleOutput] = []
-        self.remaining = stream.request.sampling.n
+        self.samples = [SampleOutput(request, sample, text) for sample in range(request.sampling.n)]
+        self.remaining = request.sampling.n
 
 
 class Engine:
@@ -93,7 +94,7 @@ class Engine:
         self._live: dict[str, _Live] = {}
         self._late: list[Command] = []
         self._inflight: deque[tuple[StepPlan, Ticket]] = deque()
-        self._ready: list[tuple[Outcome, float]] = []
+        self._ready: list[tuple[tuple[Outcome, ...], float]] = []
         self._waiters: list[Waiter] = []
         self.decisions = b""
         self.hash_decisions = config.step_log is not None
@@ -127,11 +128,12 @@ class Engine:
             request = replace(request, sampling=replace(request.sampling, seed=self._entropy()))
         hashes = self._scheduler.page_hashes(request)
         stream = EventStream(request)
+        live = _Live(stream, self._text)
         with self._door:
             if self._refusal is not None:
                 raise self._refusal()
             self._reserve(request)
-            self._live[request.id] = _Live(stream)
+            self._live[request.id] = live
             self.inbox.push(Arrive(request, stream, hashes))
         return stream
 
@@ -203,7 +205,7 @@ class Engine:
             if type(command) is Arrive:
                 self._arrive(command, now)
             elif type(command) is Cancel:
-                self._ready.extend((outcome, now) for outcome in self._scheduler.cancel(command.request_id))
+                self._ready.append((self._scheduler.cancel(command.request_id), now))
             else:
                 assert type(command) is End
                 self._scheduler.finish(command.request_id, command.sample, command.reason)
@@ -214,9 +216,8 @@ class Engine:
         request, stream = command.request, command.stream
         live = self._live.get(request.id)
         if live is None or live.stream is not stream:
-            live = self._live[request.id] = _Live(stream)
+            live = self._live[request.id] = _Live(stream, self._text)
         try:
-            live.samples = [SampleOutput(request, sample, self._text) for sample in range(request.sampling.n)]
             self._scheduler.add(request, now, command.page_hashes)
         except PenstockError as error:
             self._end(live, error, now)
@@ -236,8 +237,9 @@ class Engine:
         The snapshot is published first, so that a reader who sees an end sees it counted too.
         """
         ready, self._ready = self._ready, []
-        for outcome, when in ready:
-            self._deliver(outcome, when, now)
+        for outcomes, when in ready:
+            for outcome in outcomes:
+                self._deliver(outcome, when, now)
         self._publish(now)
         if self._waiters:
             waiters, self._waiters = self._waiters, []
@@ -260,17 +262,19 @@ class Engine:
             logger.exception("text of request %s failed", outcome.sequence.request.id)
             self._end(live, ServerError("the output could not be turned into text."), now)
             return
-        if event is not None:
-            self._put(live, event, now)
-            if event.finish is not None:
-                self._finished(live, outcome, event)
-
-    def _put(self, live: _Live, event: Event, now: float) -> None:
+        if event is None:
+            return
         self._counts.output_tokens += len(event.tokens)
         waiter = live.stream.put(event, now)
+        if event.finish is not None:
+            self._finished(live, outcome, event)
         if waiter is not None:
             self._waiters.append(waiter)
-            return
+        elif live.stream.behind:
+            self._check_reader(live, now)
+
+    def _check_reader(self, live: _Live, now: float) -> None:
+        """Ends a request whose reader leaves too much unread, or leaves it for too long."""
         slow = live.stream.overdue(now)
         if slow is not None:
             logger.warning("request %s ended: its reader is too slow", live.stream.request.id)
@@ -307,8 +311,7 @@ class Engine:
         self._flush_log()
         result = self._backend.finish(ticket, None)
         now = clock.now()
-        outcomes = self._scheduler.commit(plan, result, now)
-        self._ready.extend((outcome, now) for outcome in outcomes)
+        self._ready.append((self._scheduler.commit(plan, result, now), now))
         self._counts.steps += 1
         self._counts.last_progress_s = now
         if self._log is not None:

@@ -38,6 +38,7 @@ class SampleOutput:
         "_decoder",
         "_matcher",
         "_num_preemptions",
+        "_plain",
         "_prompt_logprobs",
         "_request",
         "finished",
@@ -58,6 +59,8 @@ class SampleOutput:
         wanted = params.prompt_logprobs is not None and sample == 0
         self._prompt_logprobs: list[TokenLogprobs] | None = [] if wanted else None
         self._num_preemptions = 0
+        # Decodes where a token is nothing but a token: no stop strings, no prompt logprobs. Most rows of most steps.
+        self._plain = self._decoder.push if self._decoder and not self._matcher and not wanted else None
 
     def push(self, outcome: Outcome, now: float) -> Event | None:
         """The event that an outcome brings, or None if there is nothing to say.
@@ -69,7 +72,11 @@ class SampleOutput:
             outcome: of this sample, without an error.
             now: when its step was committed.
         """
-        tokens, text, hit = outcome.tokens, "", None
+        tokens = outcome.tokens
+        if self._plain is not None and tokens and outcome.finish is None:
+            self.num_tokens += len(tokens)
+            return Event(self.sample, tokens, self._plain(tokens), outcome.logprobs)
+        text, hit = "", None
         if self._decoder is None:
             self.num_tokens += len(tokens)
         elif self._matcher is None:

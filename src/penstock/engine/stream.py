@@ -21,19 +21,20 @@ class EventStream:
 
     Attributes:
         request: as admitted, with its seed resolved.
+        behind: something was put on top of what had not been read yet.
     """
 
-    __slots__ = ("_bytes", "_ended", "_lock", "_oldest_s", "_pending", "_remaining", "_waiter", "request")
+    __slots__ = ("_ended", "_lock", "_oldest_s", "_pending", "_remaining", "_waiter", "behind", "request")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self._lock = threading.Lock()
         self._pending: dict[int, Event] = {}
-        self._bytes: dict[int, int] = {}
         self._oldest_s = 0.0
         self._remaining = request.sampling.n
         self._ended = False
         self._waiter: Waiter | None = None
+        self.behind = False
 
     def put(self, event: Event, now: float) -> Waiter | None:
         """Adds one event; returns whom to wake (once), or None.
@@ -43,16 +44,22 @@ class EventStream:
         with self._lock:
             if self._ended:
                 return None
-            before = self._pending.get(event.sample)
-            if not self._pending:
-                self._oldest_s = now
-            self._pending[event.sample] = event if before is None else merge(before, event)
-            self._bytes[event.sample] = self._bytes.get(event.sample, 0) + event_bytes(event)
+            pending, sample = self._pending, event.sample
+            if sample in pending:
+                pending[sample] = merge(pending[sample], event)
+                self.behind = True
+            else:
+                if not pending:
+                    self._oldest_s = now
+                pending[sample] = event
             if event.finish is not None:
                 self._remaining -= 1
-            if event.error is not None or self._remaining == 0:
+                self._ended = self._remaining == 0
+            if event.error is not None:
                 self._ended = True
-            waiter, self._waiter = self._waiter, None
+            waiter = self._waiter
+            if waiter is not None:
+                self._waiter = None
             return waiter
 
     def overdue(self, now: float) -> str | None:
@@ -63,7 +70,7 @@ class EventStream:
         with self._lock:
             if not self._pending or self._ended:
                 return None
-            most = max(self._bytes.values())
+            most = max(map(event_bytes, self._pending.values()))
             if most > MAX_STREAM_BUFFER_BYTES:
                 return f"{most} bytes of output were not read; at most {MAX_STREAM_BUFFER_BYTES} are kept."
             waited_s = now - self._oldest_s
@@ -86,7 +93,7 @@ class EventStream:
             return ()
         events = tuple(self._pending.values())
         self._pending = {}
-        self._bytes = {}
+        self.behind = False
         return events
 
     def __aiter__(self) -> AsyncIterator[tuple[Event, ...]]:
