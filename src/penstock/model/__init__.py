@@ -1,6 +1,25 @@
-"""Checkpoints as data: spec, families, readers, hub. numpy only, no torch."""
+"""Checkpoints as data: spec, families, readers, facts. numpy only, no torch.
 
+Downloads live in `penstock.model.hub`, which this door does not import: a local model starts without the hub's client.
+"""
+
+from penstock.model.checkpoint import Checkpoint, open_checkpoint
+from penstock.model.facts import ModelFacts, inspect_checkpoint
 from penstock.model.spec import Activation, Attention, DecoderSpec, Layer, Mlp, Rope, RopeKind
 from penstock.model.weights import WeightMap, WeightRef
 
-__all__ = ["Activation", "Attention", "DecoderSpec", "Layer", "Mlp", "Rope", "RopeKind", "WeightMap", "WeightRef"]
+__all__ = [
+    "Activation",
+    "Attention",
+    "Checkpoint",
+    "DecoderSpec",
+    "Layer",
+    "Mlp",
+    "ModelFacts",
+    "Rope",
+    "RopeKind",
+    "WeightMap",
+    "WeightRef",
+    "inspect_checkpoint",
+    "open_checkpoint",
+]

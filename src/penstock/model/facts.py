@@ -1,0 +1,105 @@
+"""What a checkpoint is and what it costs, without reading weights.
+
+Knows nothing about backends. Invariant: a bare config.json gives the same shapes and parameter count as its
+checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.model.checkpoint import CONFIG, local_path, open_checkpoint, storage_summary
+from penstock.model.families import family_of, read_spec
+from penstock.model.fields import Fields
+from penstock.model.json_file import read_json
+from penstock.model.places import count_parameters, kv_values_per_token
+from penstock.model.safetensors_file import INDEX
+from penstock.model.spec import DecoderSpec
+
+_KV_BYTES = (("f32", 4), ("bf16", 2))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """Facts for people and for planning.
+
+    Attributes:
+        name: the folder's or file's name.
+        spec: the decoder.
+        num_parameters: trained values; a tied head counts once.
+        total_bytes: of the weights in use; 0 where only a config was there.
+        bytes_by_storage: storage kind → bytes, largest first; () where only a config was there.
+        quantization: the kind that most bytes have, or None for floats and bare configs.
+        kv_bytes_per_token: KV type → bytes that one token keeps.
+    """
+
+    name: str
+    spec: DecoderSpec
+    num_parameters: int
+    total_bytes: int
+    bytes_by_storage: tuple[tuple[str, int], ...]
+    quantization: str | None
+    kv_bytes_per_token: tuple[tuple[str, int], ...]
+
+    def report(self) -> str:
+        """Aligned lines for a terminal."""
+        spec, attention, mlp = self.spec, self.spec.layers[0].attention, self.spec.layers[0].mlp
+        windows = sorted({layer.attention.window for layer in spec.layers if layer.attention.window is not None})
+        rows = [
+            ("model", self.name),
+            ("family", spec.family),
+            ("parameters", f"{self.num_parameters:,}"),
+            ("layers", f"{len(spec.layers)}"),
+            ("hidden", f"{spec.hidden:,} (feed-forward {mlp.intermediate:,}, {mlp.activation.value})"),
+            ("heads", f"{attention.num_heads} of {attention.head_dim} (key-value {attention.num_kv_heads})"),
+            ("vocabulary", f"{spec.vocab:,} ({'tied' if spec.tied_head else 'own'} head)"),
+            ("context", f"{spec.max_tokens:,} tokens"),
+            ("rope", _rope(spec)),
+        ]
+        if windows:
+            rows.append(("window", ", ".join(f"{window:,}" for window in windows) + " tokens"))
+        for kind, size in self.bytes_by_storage:
+            rows.append((f"{kind} weights", f"{size:,} bytes"))
+        if self.bytes_by_storage:
+            rows.append(("weights", f"{self.total_bytes:,} bytes, {self.quantization or 'not quantized'}"))
+        for kind, size in self.kv_bytes_per_token:
+            rows.append((f"KV {kind}", f"{size:,} bytes a token"))
+        return "\n".join(f"{name:<13} {value}" for name, value in rows)
+
+
+def _rope(spec: DecoderSpec) -> str:
+    rope = spec.layers[0].attention.rope
+    if rope is None:
+        return "none"
+    scaling = "".join(f", {name} {value:g}" for name, value in rope.scaling)
+    return f"{rope.kind.value}, theta {rope.theta:g}{scaling}"
+
+
+def inspect_checkpoint(path: str | Path) -> ModelFacts:
+    """Facts of a folder, a `.gguf` file or a bare config.json (also: a folder with nothing else).
+
+    Raises:
+        ModelFileError: a file is missing, corrupt, mismatched or of an unknown kind.
+    """
+    found = local_path(path)
+    config = found / CONFIG if found.is_dir() else found
+    bare = found.is_dir() and not (any(found.glob("*.safetensors")) or (found / INDEX).is_file())
+    if config.suffix == ".json" and (bare or not found.is_dir()):
+        fields = Fields(read_json(config), str(config))
+        return _facts(found.stem, read_spec(fields, family_of(fields)), ())
+    checkpoint = open_checkpoint(found)
+    return _facts(checkpoint.name, checkpoint.spec, storage_summary(checkpoint.weights))
+
+
+def _facts(name: str, spec: DecoderSpec, storage: tuple[tuple[str, int], ...]) -> ModelFacts:
+    floats = ("F32", "F16", "BF16")
+    return ModelFacts(
+        name=name,
+        spec=spec,
+        num_parameters=count_parameters(spec),
+        total_bytes=sum(size for _, size in storage),
+        bytes_by_storage=storage,
+        quantization=storage[0][0] if storage and storage[0][0] not in floats else None,
+        kv_bytes_per_token=tuple((kind, size * kv_values_per_token(spec)) for kind, size in _KV_BYTES),
+    )

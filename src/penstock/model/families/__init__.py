@@ -1,0 +1,59 @@
+"""The families that are served, one file each, found by a config's `model_type` or a GGUF file's architecture.
+
+Knows nothing about files. Invariant: one family a model_type, at most one a GGUF architecture.
+"""
+
+from __future__ import annotations
+
+from penstock.model.dense import Family, refuse_unknown
+from penstock.model.families.llama import LLAMA
+from penstock.model.families.mistral import MISTRAL
+from penstock.model.families.qwen2 import QWEN2
+from penstock.model.families.qwen3 import QWEN3
+from penstock.model.fields import Fields, shown
+from penstock.model.spec import DecoderSpec
+
+__all__ = ["FAMILIES", "family_of", "gguf_family", "read_spec"]
+
+FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL, QWEN2, QWEN3)
+
+
+def family_of(config: Fields) -> Family:
+    """The family that a config's `model_type` (or, in older files, its architecture) names.
+
+    Raises:
+        ModelFileError: none is known by that name.
+    """
+    declared = config.get("architectures")
+    for family in FAMILIES:
+        if config.get("model_type") == family.model_type:
+            return family
+        if config.get("model_type") is None and declared == [family.architecture]:
+            return family
+    named = config.get("model_type") or declared
+    raise config.error(
+        f"unknown architecture {shown(named)}.", hint=f"known: {', '.join(f.model_type for f in FAMILIES)}."
+    )
+
+
+def gguf_family(architecture: str, source: str) -> Family:
+    """The family of a GGUF architecture.
+
+    Raises:
+        ModelFileError: none is known by that name.
+    """
+    for family in FAMILIES:
+        if family.gguf_architecture == architecture:
+            return family
+    known = ", ".join(f.gguf_architecture for f in FAMILIES if f.gguf_architecture)
+    raise Fields({}, source).error(f"unknown architecture {shown(architecture)}.", hint=f"known: {known}.")
+
+
+def read_spec(config: Fields, family: Family) -> DecoderSpec:
+    """The spec that a family makes of a config.
+
+    Raises:
+        ModelFileError: a field is unknown, missing or out of range.
+    """
+    refuse_unknown(config, family)
+    return family.spec(config)

@@ -1,0 +1,23 @@
+"""Qwen 3 (dense): RMSNorm over each head's q and k, its own head size, optional biases and sliding window.
+
+Knows nothing about files. Invariant: `attention_bias` means all four projections.
+"""
+
+from __future__ import annotations
+
+from penstock.model.dense import Family, Traits, dense_spec, window_by_layer
+from penstock.model.fields import Fields
+from penstock.model.spec import DecoderSpec
+
+_DEFAULT_KV_HEADS = 32
+_DEFAULT_HEAD_DIM = 128
+
+
+def _spec(config: Fields) -> DecoderSpec:
+    window, windowed = window_by_layer(config)
+    bias = config.flag("attention_bias", False)
+    traits = Traits(_DEFAULT_KV_HEADS, _DEFAULT_HEAD_DIM, bias, bias, False, True, window, windowed)
+    return dense_spec(config, "qwen3", traits)
+
+
+QWEN3 = Family("qwen3", "Qwen3ForCausalLM", _spec, gguf_architecture="qwen3")

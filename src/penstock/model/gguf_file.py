@@ -1,0 +1,224 @@
+"""GGUF files as metadata and views of their memory map.
+
+Knows nothing about models. Invariant: every count, length, offset and alignment is checked against the file with
+unbounded integers before anything of that size is made. Source: the GGUF format description, versions 2 and 3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.core import ModelFileError, limits
+from penstock.formats import BLOCKS, RawTensor, Storage, num_bytes
+from penstock.model.fields import shown
+from penstock.model.tensor_file import TensorFile, map_file
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_MAX_TENSOR_DIMS = 4
+_MAX_ALIGNMENT = 1 << 20
+_MAX_KEY_BYTES = 65_535
+_DEFAULT_ALIGNMENT = 32
+_STRING, _ARRAY = 8, 9
+_SCALARS = {
+    0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "|b1", 10: "<u8", 11: "<i8", 12: "<f8",
+}  # fmt: skip
+_SERVED = {
+    0: Storage.F32, 1: Storage.F16, 2: Storage.Q4_0, 8: Storage.Q8_0, 12: Storage.Q4_K, 14: Storage.Q6_K,
+    30: Storage.BF16,
+}  # fmt: skip
+# Kinds of the format that are not served: names for messages.
+_FOREIGN = {
+    3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 13: "Q5_K", 15: "Q8_K", 16: "IQ2_XXS",
+    17: "IQ2_XS",
+    18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32",
+    27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFile:
+    """One opened GGUF file: its metadata (scalars, strings, lists) and its tensors."""
+
+    metadata: Mapping[str, object]
+    tensors: TensorFile
+
+
+@dataclass(frozen=True, slots=True)
+class _Info:
+    """A tensor's entry in the directory."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
+
+
+class _Cursor:
+    """Reads forward through the map; every read is checked against what is left."""
+
+    def __init__(self, path: Path, data: npt.NDArray[np.uint8]) -> None:
+        self.path = path
+        self.at = 0
+        self._data = data.data
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - self.at
+
+    def error(self, message: str) -> ModelFileError:
+        return ModelFileError(f"{self.path}: {message}")
+
+    def take(self, count: int, what: str) -> memoryview:
+        if count > self.left:
+            raise self.error(
+                f"truncated or corrupt: {what} needs {shown(count)} bytes at {self.at}; {self.left} are left."
+            )
+        self.at += count
+        return self._data[self.at - count : self.at]
+
+    def u32(self, what: str) -> int:
+        return int.from_bytes(self.take(4, what), "little")
+
+    def u64(self, what: str) -> int:
+        return int.from_bytes(self.take(8, what), "little")
+
+    def string(self, what: str, limit: int) -> str:
+        length = self.u64(what)
+        if length > limit:
+            raise self.error(f"{what} of {length} bytes; at most {limit}.")
+        try:
+            return str(self.take(length, what), "utf-8")
+        except UnicodeDecodeError:
+            raise self.error(f"{what} is not UTF-8.") from None
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """One GGUF file.
+
+    Raises:
+        ModelFileError: the file is no GGUF file, truncated, corrupt or beyond a bound.
+    """
+    data = map_file(path)
+    cursor = _Cursor(path, data)
+    num_tensors, num_keys = _counts(cursor)
+    metadata = _metadata(cursor, num_keys)
+    infos = _infos(cursor, num_tensors)
+    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or not 1 <= alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
+        raise cursor.error(f"general.alignment is {shown(alignment)}; a power of two up to {_MAX_ALIGNMENT} is needed.")
+    start = -(-cursor.at // alignment) * alignment
+    header = hashlib.sha256(data[: cursor.at].data).digest()
+    tensors, foreign = _views(cursor, infos, data[start:] if start < len(data) else data[:0], alignment)
+    return GgufFile(metadata, TensorFile(path, header, tensors, foreign))
+
+
+def _counts(cursor: _Cursor) -> tuple[int, int]:
+    if bytes(cursor.take(4, "the magic number")) != _MAGIC:
+        raise cursor.error("not a GGUF file.")
+    version = cursor.u32("the version")
+    if version not in _VERSIONS:
+        raise cursor.error(f"GGUF version {version}; versions 2 and 3 (little-endian) are read.")
+    num_tensors, num_keys = cursor.u64("the tensor count"), cursor.u64("the key count")
+    for what, count, limit, least in (
+        ("tensors", num_tensors, limits.MAX_TENSORS, 32),
+        ("keys", num_keys, limits.MAX_GGUF_KEYS, 13),
+    ):
+        if count > limit or count * least > cursor.left:
+            raise cursor.error(f"{count} {what}; at most {min(limit, cursor.left // least)} can be in this file.")
+    return num_tensors, num_keys
+
+
+def _metadata(cursor: _Cursor, num_keys: int) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for _ in range(num_keys):
+        key = cursor.string("a key", _MAX_KEY_BYTES)
+        if key in found:
+            raise cursor.error(f"key {shown(key)} occurs twice.")
+        found[key] = _value(cursor, key, cursor.u32("a type"))
+    return found
+
+
+def _value(cursor: _Cursor, key: str, kind: int) -> object:
+    if kind == _STRING:
+        return cursor.string(key[:80], limits.MAX_GGUF_STRING_BYTES)
+    if kind == _ARRAY:
+        return _array(cursor, key[:80])
+    return _numbers(cursor, key[:80], kind, 1)[0]
+
+
+def _array(cursor: _Cursor, key: str) -> list[object]:
+    kind, count = cursor.u32(key), cursor.u64(key)
+    if count > limits.MAX_GGUF_ARRAY:
+        raise cursor.error(f"{key} has {count} entries; at most {limits.MAX_GGUF_ARRAY}.")
+    if kind != _STRING:
+        return _numbers(cursor, key, kind, count)
+    if count * 8 > cursor.left:
+        raise cursor.error(f"truncated or corrupt: {key} has {count} strings; {cursor.left} bytes are left.")
+    return [cursor.string(key, limits.MAX_GGUF_STRING_BYTES) for _ in range(count)]
+
+
+def _numbers(cursor: _Cursor, key: str, kind: int, count: int) -> list[object]:
+    if kind not in _SCALARS:
+        raise cursor.error(f"{shown(key)} has the unknown or nested value type {kind}.")
+    dtype = np.dtype(_SCALARS[kind])
+    raw = np.frombuffer(cursor.take(count * dtype.itemsize, key), dtype=np.uint8)
+    if dtype.kind == "b":
+        return list((raw != 0).tolist())
+    return list(np.frombuffer(raw, dtype=dtype).tolist())
+
+
+def _infos(cursor: _Cursor, num_tensors: int) -> list[_Info]:
+    infos: dict[str, _Info] = {}
+    for _ in range(num_tensors):
+        name = cursor.string("a tensor's name", _MAX_KEY_BYTES)
+        num_dims = cursor.u32("a tensor's rank")
+        if not 1 <= num_dims <= _MAX_TENSOR_DIMS:
+            raise cursor.error(f"tensor {shown(name)} has {num_dims} dimensions; 1 to {_MAX_TENSOR_DIMS} are needed.")
+        dims = struct.unpack(f"<{num_dims}Q", cursor.take(8 * num_dims, "a tensor's shape"))
+        kind, offset = cursor.u32("a tensor's type"), cursor.u64("a tensor's offset")
+        if name in infos:
+            raise cursor.error(f"tensor {shown(name)} occurs twice.")
+        # The file lists the innermost dimension first.
+        infos[name] = _Info(name, tuple(reversed(dims)), kind, offset)
+    return list(infos.values())
+
+
+def _views(
+    cursor: _Cursor, infos: list[_Info], body: npt.NDArray[np.uint8], alignment: int
+) -> tuple[dict[str, RawTensor], dict[str, str]]:
+    tensors: dict[str, RawTensor] = {}
+    foreign: dict[str, str] = {}
+    at = 0
+    for info in sorted(infos, key=lambda info: info.offset):
+        where = f"tensor {shown(info.name)}"
+        if info.kind in _FOREIGN:
+            foreign[info.name] = _FOREIGN[info.kind]
+            continue
+        size = _size(cursor, info)
+        if info.offset % alignment:
+            raise cursor.error(f"{where} begins at {info.offset}, no multiple of the alignment of {alignment}.")
+        if info.offset < at:
+            raise cursor.error(f"{where} overlaps another at byte {info.offset} of the data.")
+        at = info.offset + size
+        if at > len(body):
+            raise cursor.error(f"truncated: {where} ends at byte {at} of the data; {len(body)} are there.")
+        tensors[info.name] = RawTensor(info.name, _SERVED[info.kind], info.shape, body[info.offset : at])
+    return tensors, foreign
+
+
+def _size(cursor: _Cursor, info: _Info) -> int:
+    if info.kind not in _SERVED:
+        raise cursor.error(f"tensor {shown(info.name)} has the unknown type {info.kind}.")
+    storage = _SERVED[info.kind]
+    if prod(info.shape) < 1 or info.shape[-1] % BLOCKS[storage].block:
+        raise cursor.error(f"tensor {shown(info.name)}: shape {shown(info.shape)} is impossible for {storage.value}.")
+    return num_bytes(storage, info.shape)
