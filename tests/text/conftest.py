@@ -99,8 +99,13 @@ def byte_level(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def spm():
-    return load_gguf_tokenizer(make_spm_metadata())
+def spm_metadata():
+    return make_spm_metadata()
+
+
+@pytest.fixture(scope="session")
+def spm(spm_metadata):
+    return load_gguf_tokenizer(spm_metadata)
 
 
 @pytest.fixture(scope="session", params=["gpt-2", "llama-spm", "deepseek-coder"])

@@ -7,8 +7,7 @@ imports or unlisted filters), and whatever it does ends within its `RenderBudget
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from jinja2 import nodes, pass_context
@@ -21,7 +20,6 @@ from penstock.text.budget import BudgetSpent, RenderBudget
 
 BUDGET = "budget!"  # a context key that no template can spell
 _MAX_INDENT = 16
-_MAX_RANGE = 100_000
 
 # fmt: off
 _FILTERS = frozenset((
@@ -39,6 +37,14 @@ _STR_METHODS = frozenset((
     "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "swapcase", "title", "upper",
 ))
 # fmt: on
+# Filters that look at everything in a value, and those that go once over its members.
+_DEEP = frozenset(
+    {"capitalize", "dictsort", "e", "escape", "float", "groupby", "indent", "int", "join", "lower", "max", "min"}
+) | frozenset({"replace", "safe", "sort", "string", "sum", "title", "trim", "unique", "upper", "wordcount"})
+_LINEAR = frozenset({"list", "map", "reject", "rejectattr", "reverse", "select", "selectattr"})
+_COMPARING_TESTS = frozenset({"eq", "==", "equalto", "ne", "!=", "lt", "<", "lessthan", "le", "<="}) | frozenset(
+    {"gt", ">", "greaterthan", "ge", ">=", "in"}
+)
 
 
 class TemplateRefusal(TemplateError):
@@ -63,16 +69,26 @@ def _tick(context: Context, static_chars: int) -> str:
 
 @pass_context
 def _written(context: Context, value: Any) -> Any:
-    """Pays for a value that is about to become text or to be compared."""
+    """Pays for a value that is about to become text."""
     return _budget(context).written(value)
+
+
+@pass_context
+def _looked(context: Context, value: Any) -> Any:
+    """Pays for a value that is about to be compared; strings are compared in no time."""
+    budget = _budget(context)
+    budget.step()
+    if not isinstance(value, str):
+        budget.measure(value)
+    return value
 
 
 @pass_context
 def _concat(context: Context, values: list[Any]) -> str:
     """Joins the operands of `~`."""
     budget = _budget(context)
-    for value in values:
-        budget.written(value)
+    budget.step()
+    budget.chars(sum(budget.measure(value) for value in values))
     return "".join(map(str, values))
 
 
@@ -132,7 +148,14 @@ class _Meter(NodeTransformer):
         """A payment for what is compared."""
         self.generic_visit(node)
         if not isinstance(node.expr, nodes.Const):
-            node.expr = _paid(node.expr, "penstock_written")
+            node.expr = _paid(node.expr, "penstock_looked")
+        return node
+
+    def visit_Test(self, node: nodes.Test) -> nodes.Test:
+        """The same for comparisons that are written as tests."""
+        self.generic_visit(node)
+        if node.name in _COMPARING_TESTS:
+            node.node = _paid(node.node, "penstock_looked")
         return node
 
 
@@ -148,14 +171,15 @@ class MeteredSandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-        kept = {name: _metered(self.filters[name]) for name in _FILTERS & self.filters.keys()}
-        kept["bool"] = _metered(bool)
+        kept = {name: _metered(name, self.filters[name]) for name in _FILTERS & self.filters.keys()}
+        kept["bool"] = _metered("bool", bool)
         self.filters.clear()
         self.filters.update(
             kept,
             tojson=_tojson,
             penstock_tick=_tick,
             penstock_written=_written,
+            penstock_looked=_looked,
             penstock_concat=_concat,
         )
         self.globals = {name: self.globals[name] for name in ("range", "dict", "namespace", "joiner", "cycler")}
@@ -178,12 +202,17 @@ class MeteredSandbox(ImmutableSandboxedEnvironment):
         """A call: macros, the few globals, and methods of plain data."""
         budget = _budget(__context)
         budget.step()
-        for value in (*args, *kwargs.values()):
-            budget.measure(value)
         owner = getattr(__obj, "__self__", None)
-        if isinstance(owner, str):
+        if isinstance(owner, (list, tuple)):
+            for value in args:
+                budget.measure(value)
+        elif isinstance(owner, str):
             _check_str_call(budget, owner, getattr(__obj, "__name__", ""), args)
         return budget.built(super().call(__context, __obj, *args, **kwargs))
+
+    def wrap_str_format(self, value: Any) -> None:
+        """No str.format at all: a width in it can ask for gigabytes."""
+        return None
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Plain data's public names; of strings only the methods that can't make them much longer."""
@@ -213,43 +242,56 @@ def _check_str_call(budget: RenderBudget, owner: str, name: str, args: tuple[Any
     if name == "replace" and len(args) >= 2 and isinstance(args[0], str) and isinstance(args[1], str):
         budget.chars(owner.count(args[0]) * len(args[1]))
     elif name == "join" and args:
-        items = list(islice(args[0], _MAX_RANGE + 1)) if not isinstance(args[0], (str, list, tuple)) else args[0]
-        budget.chars(budget.measure(items) + len(owner) * len(items))
+        if not isinstance(args[0], (str, list, tuple)):
+            raise SecurityError("join takes a list")
+        budget.chars(budget.measure(args[0]) + len(owner) * len(args[0]))
 
 
-def _metered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that pays for its input and its result; keeps the mark that says what Jinja passes first."""
+def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that pays for its input and its result; keeps what Jinja passes first."""
     mark = getattr(function, "jinja_pass_arg", None)
-    takes = {"context": "context", "eval_context": "eval_ctx", "environment": "environment"}
-    first = takes.get(getattr(mark, "name", ""))
+    first = getattr(mark, "name", "")
 
     @pass_context
     def metered(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
         budget = _budget(context)
-        budget.written(value)
-        for arg in (*args, *kwargs.values()):
-            budget.measure(arg)
-        _check_filter(budget, function.__name__, value, args, kwargs)
-        passed = {"context": context, "eval_ctx": context.eval_ctx, "environment": context.environment}
-        lead = (passed[first],) if first else ()
+        if name in _DEEP:
+            if isinstance(value, (Iterator, range)):
+                value = _drained(budget, value)
+            budget.written(value)
+            _check_growth(budget, name, value, (*args, *kwargs.values()))
+        elif name in _LINEAR:
+            budget.step(1 + (len(value) if hasattr(value, "__len__") else 0))
+        if name == "list" and isinstance(value, (Iterator, range)):
+            value = _drained(budget, value)
+        passed = {"context": context, "eval_context": context.eval_ctx, "environment": context.environment}
+        lead = (passed[first],) if first in passed else ()
         return budget.built(function(*lead, value, *args, **kwargs))
 
     return metered
 
 
-def _check_filter(
-    budget: RenderBudget, name: str, value: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> None:
+def _drained(budget: RenderBudget, values: Iterable[Any]) -> list[Any]:
+    """The values of an iterator, each paid for before the next is made."""
+    found: list[Any] = []
+    for value in values:
+        budget.step()
+        found.append(value)
+    return found
+
+
+def _check_growth(budget: RenderBudget, name: str, value: Any, args: tuple[Any, ...]) -> None:
     """Pays for filters whose result is larger than what goes in."""
-    if name == "do_indent":
-        width = args[0] if args else kwargs.get("width", 4)
+    for arg in args:
+        budget.measure(arg)
+    if name == "indent":
+        width = args[0] if args else 4
         size = len(width) if isinstance(width, str) else int(width)
         budget.chars(max(0, size) * (str(value).count("\n") + 1))
-    elif name == "do_replace" and len(args) >= 2:
+    elif name == "replace" and len(args) >= 2:
         budget.chars(str(value).count(str(args[0])) * len(str(args[1])))
-    elif name == "sync_do_join" and args:
-        items = len(value) if hasattr(value, "__len__") else _MAX_RANGE
-        budget.chars(len(str(args[0])) * items)
+    elif name == "join":
+        budget.chars(sum(len(str(arg)) for arg in args) * (len(value) if hasattr(value, "__len__") else 1))
 
 
 def render_error(error: Exception) -> str:

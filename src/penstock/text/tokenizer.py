@@ -203,7 +203,7 @@ class Tokenizer:
         hf = self._hf if first or self._vocabulary.inner is None else self._vocabulary.inner
         try:
             ids: list[int] = hf.encode(text, add_special_tokens=False).ids
-        except UnicodeEncodeError:
+        except (TypeError, UnicodeEncodeError):  # the library calls a text it can't read "not a str"
             raise InvalidRequest("The text has lone surrogates; it must be valid Unicode.", param="prompt") from None
         if self._controls.forbidden.isdisjoint(ids):
             return ids

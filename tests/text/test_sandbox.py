@@ -1,0 +1,151 @@
+# ruff: noqa: E501
+import json
+
+import pytest
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from penstock.text.budget import BudgetSpent, RenderBudget
+from penstock.text.sandbox import BUDGET, MeteredSandbox, TemplateRefusal, render_error
+
+
+def render(source, **values):
+    return MeteredSandbox().from_string(source).render({**values, BUDGET: RenderBudget()})
+
+
+def render_plainly(source, **values):
+    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(source).render(values)
+
+
+HARMLESS = [
+    "{% for x in xs %}{{ loop.index }}:{{ x }}{% if not loop.last %}, {% endif %}{% else %}none{% endfor %}",
+    "{% macro f(a, b=2) %}<{{ a }}{{ b }}{{ caller() if caller else '' }}>{% endmacro %}{{ f(1) }}{% call f(3) %}c{% endcall %}",
+    "{% set ns = namespace(a=1) %}{% for x in xs %}{% set ns.a = ns.a + x %}{% endfor %}{{ ns.a }}{{ 'a' ~ ns.a ~ none }}",
+    "{% set t %}a{{ xs|length }}{% endset %}{{ t|upper }}{{ (xs|map('string')|list)|join('-') }}{{ xs[::-1] }}",
+    "{{ d.items()|list }}{{ d|dictsort }}{{ d.get('k', 1) }}{{ 'k' in d }}{{ missing }}{{ missing is defined }}{{ xs == [1, 2] }}",
+    "{{ 'a,b'.split(',')[-1] }}{{ ' x '.strip() }}{{ 'aXb'.replace('X', '-') }}{{ '-'.join(['a', 'b']) }}{{ 'ab'|indent(2, true) }}",
+    "{{ 7 // 2 }} {{ 7 % 2 }} {{ 3 * 'ab' }} {{ [1] + [2] }} {{ -1 }} {{ 1 < 2 < 3 }} {{ xs|selectattr('real', 'eq', 2)|list }}",
+    "{% filter upper %}abc{% endfilter %}{% for k, v in d.items() %}{{ k }}{% for x in v recursive %}{{ x }}{% endfor %}{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("source", HARMLESS)
+def test_metering_changes_no_output(source):
+    values = {"xs": [1, 2, 3], "d": {"k": [5], "j": [6, 7]}}
+    assert render(source, **values) == render_plainly(source, **values)
+
+
+BOMBS = [
+    "{% for i in range(10**9) %}{% endfor %}",
+    "{% for i in range(1000000000) %}{% endfor %}",
+    "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+    "{{ 'a' * 1000000000 }}",
+    "{{ 1000000000 * 'a' }}",
+    "{{ [0] * 1000000000 }}",
+    "{{ 9 ** 99999999 }}",
+    "{{ '%1000000000d' % 1 }}",
+    "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+    "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x|tojson }}",
+    "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}"
+    "{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
+    "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}"
+    "{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x is eq(ns.y) }}",
+    "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}"
+    "{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ [ns.x].count(ns.y) }}",
+    "{% set s = 'a' * 1000000 %}{{ (range(99999)|map('string'))|join(d=s) }}",
+    "{% set ns = namespace(x=9) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+    "{% macro f(n) %}{{ f(n - 1) }}{{ f(n - 1) }}{% endmacro %}{{ f(500) }}",
+    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "{% set s = 'a' * 1000000 %}{{ s.replace('a', s) }}",
+    "{% set s = 'a' * 1000000 %}{{ s|replace('a', s) }}",
+    "{% set s = 'a' * 1000000 %}{{ s.join(s) }}",
+    "{% set s = 'a' * 1000000 %}{{ range(99999)|join(s) }}",
+    "{{ 'a\n'|indent(1000000000) }}",
+    "{{ 'a'|indent(1000000000, true) }}",
+    "{{ 'a'|indent(width=1000000000, first=true) }}",
+    "{{ {'a': 1}|tojson(indent=1000000000) }}",
+    "{{ 'a'|center(1000000000) }}",
+    "{{ 'a'.center(1000000000) }}",
+    "{{ 'a'.ljust(1000000000) }}",
+    "{{ '{:1000000000}'.format(1) }}",
+    "{{ 'a'.zfill(1000000000) }}",
+    "{{ '\t'.expandtabs(1000000000) }}",
+    "{{ lipsum(n=1000000) }}",
+    "{% set s = 'a' * 1000000 %}{% macro f() %}{% for i in range(99999) %}{{ s }}{% endfor %}{% endmacro %}{{ f() }}",
+    "{% macro f() %}{% for i in range(99999) %}" + "x" * 9000 + "{% endfor %}{% endmacro %}{{ f() }}",
+]
+
+
+@pytest.mark.parametrize("source", BOMBS)
+@pytest.mark.timeout(20)
+def test_bombs_are_stopped(source):
+    with pytest.raises((BudgetSpent, TemplateError, RecursionError, OverflowError)):
+        render(source)
+
+
+ESCAPES = [
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ ''['__class__'] }}",
+    "{{ ''|attr('__class__') }}",
+    "{{ namespace.__init__.__globals__ }}",
+    "{{ raise_exception.__globals__ }}",
+    "{{ self._TemplateReference__context }}",
+    "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    "{{ 'a'.format.__globals__ }}",
+    "{% set x = 'a'.format_map %}{{ x({}) }}",
+    "{{ xs.append(1) }}",
+    "{% include 'other' %}",
+    "{% import 'other' as o %}",
+    "{% extends 'other' %}",
+    "{{ (xs|map(attribute='__class__')|list)[0].__mro__ }}",
+]
+
+
+@pytest.mark.parametrize("source", ESCAPES)
+def test_escapes_reach_nothing(source):
+    try:
+        text = render(source, xs=[1])
+    except (TemplateError, TypeError):
+        return
+    assert "class" not in text and "function" not in text and "module" not in text
+
+
+def test_without_metering_the_bomb_goes_off():
+    """The control: Jinja's own sandbox lets strings grow."""
+    source = "{% set ns = namespace(x='a') %}{% for i in range(25) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x|length }}"
+    assert render_plainly(source) == str(2**25)
+    with pytest.raises(BudgetSpent):
+        render(source)
+
+
+def test_tojson_is_plain_json():
+    value = {"b": "<é & 'x'>", "a": [1, None, True]}
+    assert render("{{ v|tojson }}", v=value) == json.dumps(value, ensure_ascii=False)
+    assert render("{{ v|tojson(indent=2) }}", v=value) == json.dumps(value, ensure_ascii=False, indent=2)
+    assert render("{{ v|tojson(sort_keys=true) }}", v=value) == json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def test_raise_exception_and_loop_controls():
+    with pytest.raises(TemplateRefusal, match="no more than 3"):
+        render("{{ raise_exception('no more than 3') }}")
+    assert render("{% for x in [1, 2, 3] %}{% if x == 2 %}{% continue %}{% endif %}{{ x }}{% endfor %}") == "13"
+    assert render("{% for x in [1, 2, 3] %}{% if x == 2 %}{% break %}{% endif %}{{ x }}{% endfor %}") == "1"
+
+
+def test_errors_say_nothing_about_us():
+    assert "stopped: too many" in render_error(BudgetSpent("too many steps"))
+    for error in (SecurityError("access to attribute '__class__'"), KeyError("/root/secret"), RecursionError("x")):
+        text = render_error(error)
+        assert "secret" not in text and "__" not in text
+
+
+def test_long_conversations_are_no_bombs():
+    messages = [{"role": "user", "content": "x" * 100}] * 4096
+    source = (
+        "{% for m in messages %}{% if messages is iterable and loop.index <= messages|length %}"
+        "{% if m.role == 'user' and messages[loop.index0 - 1].content|trim != '' %}{{ m.content|trim + '!' }}{% endif %}"
+        "{% endif %}{% endfor %}"
+    )
+    assert len(render(source, messages=messages)) == 101 * 4096
