@@ -123,7 +123,7 @@ class CpuBackend:
             raise ConfigError(f"pages is {pages}; this backend has one KV group.", param="pages")
         try:
             self._decoder.allocate(pages[0])
-        except MemoryError as error:
+        except (MemoryError, ValueError) as error:
             size = pages[0] * int(self._decoder.bytes_per_page())
             raise ConfigError(
                 f"no memory for {size:,} bytes of KV.", param="kv_bytes", hint="lower --kv-bytes."
