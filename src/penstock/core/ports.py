@@ -91,8 +91,8 @@ class StreamDecoder(Protocol):
 class TextDecoder(Protocol):
     """Makes stream decoders for one tokenizer."""
 
-    def stream(self, skip_special_tokens: bool) -> StreamDecoder:
-        """A fresh decoder for one sample."""
+    def stream(self, skip_special_tokens: bool, after: int | None = None) -> StreamDecoder:
+        """A fresh decoder for one sample; `after` is the token before its first one."""
         ...
 
 
