@@ -34,7 +34,7 @@ VOCAB = 32_000
 class Letters:
     """A decoder as cheap as one can be: what text costs is measured in its own room."""
 
-    def stream(self, skip_special_tokens: bool) -> Letters:
+    def stream(self, skip_special_tokens: bool, after: int | None = None) -> Letters:
         return self
 
     def push(self, tokens: Any) -> str:

@@ -116,8 +116,7 @@ class PagedFake:
         if row.output.num:
             first = row.output.first
             prompt_logprobs = tuple(
-                TokenLogprobs(slot.wants[p + 1] if p + 1 < len(slot.wants) else 0, -float(p), 1, ())
-                for p in range(first, first + row.output.num)
+                TokenLogprobs(slot.wants[p], -float(p), 1, ()) for p in range(first, first + row.output.num)
             )
         if not row.output.sample:
             return RowResult(prompt_logprobs=prompt_logprobs)
@@ -141,7 +140,7 @@ class PagedFake:
 class Letters:
     """Token t is the letter of that number."""
 
-    def stream(self, skip_special_tokens: bool) -> Letters:
+    def stream(self, skip_special_tokens: bool, after: int | None = None) -> Letters:
         return self
 
     def push(self, tokens) -> str:

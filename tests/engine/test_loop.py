@@ -192,7 +192,7 @@ def test_one_bad_row_fails_alone(make_rig, make_request, oracle, collect):
 class Poisoned:
     """Text that fails on one letter."""
 
-    def stream(self, skip_special_tokens):
+    def stream(self, skip_special_tokens, after=None):
         return self
 
     def push(self, tokens):

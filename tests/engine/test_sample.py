@@ -11,7 +11,7 @@ class SlowLetters:
     def __init__(self):
         self.held = ""
 
-    def stream(self, skip_special_tokens):
+    def stream(self, skip_special_tokens, after=None):
         return SlowLetters()
 
     def push(self, tokens):
@@ -24,9 +24,8 @@ class SlowLetters:
         return held
 
 
-def outcome(request, tokens, finish=None, stop_token=None, prompt_logprobs=None, preempted=0):
+def outcome(request, tokens, finish=None, stop_token=None, prompt_logprobs=None):
     sequence = Sequence(0, request, 0, list(request.prompt_tokens), len(request.prompt_tokens))
-    sequence.num_preemptions = preempted
     logprobs = tuple(TokenLogprobs(token, 0.0, 1, ()) for token in tokens)
     return Outcome(sequence, tuple(tokens), logprobs, prompt_logprobs, finish, stop_token, None)
 
@@ -71,10 +70,22 @@ def test_prompt_logprobs_start_again_after_a_preemption():
     sample = SampleOutput(request, 0, SlowLetters())
     first, second = (TokenLogprobs(token, 0.0, 1, ()) for token in (2, 3))
     assert sample.push(outcome(request, (), prompt_logprobs=(first,)), 0.0) is None
-    assert sample.push(outcome(request, (), prompt_logprobs=(first,), preempted=1), 0.0) is None
-    event = sample.push(outcome(request, (4,), prompt_logprobs=(second,), preempted=1), 0.0)
+    assert sample.push(outcome(request, (), prompt_logprobs=(first,)), 0.0) is None
+    event = sample.push(outcome(request, (4,), prompt_logprobs=(second,)), 0.0)
     assert event.prompt_logprobs == (None, first, second)
-    assert sample.push(outcome(request, (4,), preempted=1), 0.0).prompt_logprobs is None
+    assert sample.push(outcome(request, (4,)), 0.0).prompt_logprobs is None
+
+
+def test_the_decoder_knows_the_token_before():
+    seen = []
+
+    class Noting(SlowLetters):
+        def stream(self, skip_special_tokens, after=None):
+            seen.append((skip_special_tokens, after))
+            return self
+
+    SampleOutput(Request("r", (1, 2, 3), SamplingParams(skip_special_tokens=False)), 0, Noting())
+    assert seen == [(False, 3)]
 
 
 def test_no_text_is_made_where_none_is_asked():

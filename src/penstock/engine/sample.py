@@ -37,7 +37,6 @@ class SampleOutput:
     __slots__ = (
         "_decoder",
         "_matcher",
-        "_num_preemptions",
         "_plain",
         "_prompt_logprobs",
         "_request",
@@ -52,13 +51,14 @@ class SampleOutput:
         self.finished = False
         self.num_tokens = 0
         params = request.sampling
-        self._decoder: StreamDecoder | None = text.stream(params.skip_special_tokens) if request.detokenize else None
+        self._decoder: StreamDecoder | None = None
+        if request.detokenize:
+            self._decoder = text.stream(params.skip_special_tokens, request.prompt_tokens[-1])
         self._matcher: StopMatcher | None = None
         if params.stop and request.detokenize:
             self._matcher = StopMatcher(params.stop, params.include_stop)
         wanted = params.prompt_logprobs is not None and sample == 0
         self._prompt_logprobs: list[TokenLogprobs] | None = [] if wanted else None
-        self._num_preemptions = 0
         # Decodes where a token is nothing but a token: no stop strings, no prompt logprobs. Most rows of most steps.
         self._plain = self._decoder.push if self._decoder and not self._matcher and not wanted else None
 
@@ -149,20 +149,19 @@ class SampleOutput:
         )
 
     def _take_prompt_logprobs(self, outcome: Outcome) -> tuple[TokenLogprobs | None, ...] | None:
-        """All of the prompt's, once they are complete; None before and after.
+        """All of the prompt's with the first output token; None before and after.
 
-        They come in prompt order, a chunk a step. A sequence that lost its pages starts its prompt again.
+        They come in prompt order, a chunk a step; a sequence that lost its pages starts its prompt again, so the
+        last ones count.
         """
         found = self._prompt_logprobs
         if found is None:
             return None
-        sequence = outcome.sequence
-        if sequence.num_preemptions != self._num_preemptions:
-            self._num_preemptions = sequence.num_preemptions
-            found.clear()
         if outcome.prompt_logprobs is not None:
             found.extend(outcome.prompt_logprobs)
-        if len(found) < sequence.num_prompt - 1:
+        wanted = outcome.sequence.num_prompt - 1
+        del found[: max(0, len(found) - wanted)]
+        if not outcome.tokens or len(found) < wanted:
             return None
         self._prompt_logprobs = None
-        return (None, *found[: sequence.num_prompt - 1])
+        return (None, *found)

@@ -25,7 +25,7 @@ IDLE_TURN_S = 0.02
 class SilentText:
     """Decoders that say nothing: a simulation has no text (implements core.ports.TextDecoder)."""
 
-    def stream(self, skip_special_tokens: bool) -> SilentText:
+    def stream(self, skip_special_tokens: bool, after: int | None = None) -> SilentText:
         """Itself: there is nothing to keep."""
         return self
 
