@@ -1,4 +1,4 @@
-"""Whether the HTTP side ever blocks the engine: ITL of 8 streams and latency of /health/live while heavy requests arrive.
+"""ITL of 8 streams and latency of /health/live while heavy requests arrive: whether HTTP ever blocks the engine.
 
 Eight streams run and hold every slot. First they run in peace; then ten prompts of 100,000 tokens and bodies of 1 MB
 arrive at once and queue behind them. Printed: p50 and p99 of the gaps between streamed tokens in both phases, their
