@@ -10,7 +10,7 @@ def test_a_roomy_machine_takes_sixteen_full_sequences_and_no_more() -> None:
     size = size_kv(GROUP, 32, 4096, 100 * 10**9)
     assert size.tokens == 16 * 4096
     assert size.cut == ""
-    assert "16 × 4,096 tokens or 128 × 512" in size.line("bf16")
+    assert "room for 16 requests of 4,096 tokens or 128 of 512" in size.line("bf16")
 
 
 def test_a_tight_machine_takes_half_of_what_is_free() -> None:
@@ -42,6 +42,7 @@ def test_nothing_fits() -> None:
 def test_all_groups_get_the_same_number_of_pages() -> None:
     groups = (*GROUP, KvGroup("window", (2,), 16 * 1000, window=64))
     size = size_kv(groups, 32, 64, 10**6)
+    assert size.line("bf16").endswith("requests of 64 tokens")
     assert len(set(size.pages)) == 1
     assert size.kv_bytes == size.pages[0] * 48_000
 

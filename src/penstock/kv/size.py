@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 from penstock.core import ConfigError, KvGroup
 
-# A server that is not told otherwise takes memory for this many sequences of full length, and no more than this
-# share of what is free once the weights are in: the rest belongs to the machine's other programs.
+# A server that is not told otherwise takes memory for this many sequences of full length and at least this many
+# tokens (models with a short context), and no more than this share of what is free once the weights are in: the rest
+# belongs to the machine's other programs.
 DEFAULT_SEQUENCES = 16
+DEFAULT_TOKENS = 65_536
 FREE_SHARE = 0.5
 MIN_MODEL_TOKENS = 256
+SHORT_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,12 @@ class KvSize:
     def line(self, kv_type: str) -> str:
         """Pages, tokens and how many requests of which length fit, in one line."""
         full = self.tokens // self.max_model_tokens
-        short = min(512, self.max_model_tokens)
         text = (
             f"kv: {self.pages[0]:,} pages × {self.page_tokens} tokens = {self.tokens:,} tokens "
-            f"({human_bytes(self.kv_bytes)}, {kv_type}); room for {full:,} × {self.max_model_tokens:,} tokens "
-            f"or {self.tokens // short:,} × {short:,}"
+            f"({human_bytes(self.kv_bytes)}, {kv_type}); room for {full:,} requests of {self.max_model_tokens:,} tokens"
         )
+        if self.max_model_tokens > SHORT_TOKENS:
+            text += f" or {self.tokens // SHORT_TOKENS:,} of {SHORT_TOKENS:,}"
         return f"{text}; cut: {self.cut}" if self.cut else text
 
 
@@ -90,7 +93,11 @@ def size_kv(
         source = f"half of {human_bytes(free_bytes)} free memory"
     wanted = -(-max_model_tokens // page_tokens)
     affordable = max(0, budget) // page_bytes
-    pages = affordable if kv_bytes is not None else min(affordable, wanted * DEFAULT_SEQUENCES)
+    pages = (
+        affordable
+        if kv_bytes is not None
+        else min(affordable, max(wanted * DEFAULT_SEQUENCES, DEFAULT_TOKENS // page_tokens))
+    )
     if pages >= wanted:
         return KvSize((pages,) * len(groups), page_tokens, pages * page_bytes, max_model_tokens, "")
     fits = pages * page_tokens
