@@ -13,7 +13,7 @@ import typer
 
 
 def doctor(context: typer.Context) -> None:
-    """Print the machine, the compute tier and the resolved configuration."""
+    """Print the machine and the resolved settings."""
     from rich.console import Console
     from rich.table import Table
 
@@ -59,6 +59,6 @@ def resolved(context: typer.Context) -> list[tuple[str, str, str]]:
         value = trial.params[param.name]
         source = trial.get_parameter_source(param.name)
         names = {"ENVIRONMENT": "environment", "DEFAULT_MAP": "settings file"}
-        shown = "set, not shown" if param.name == "api_key" and value else "-" if value in (None, []) else str(value)
+        shown = "set, not shown" if param.name == "api_key" and value else "-" if value in (None, [], ()) else str(value)
         rows.append((param.name.replace("_", "-"), shown, names.get(source.name, "default") if source else "default"))
     return rows

@@ -19,7 +19,7 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     revision: options.Revision = None,
 ) -> None:
-    """Print a model's spec, sizes, quantization and KV cost per token, without loading weights."""
+    """Print a model's spec, sizes and KV cost per token."""
     options.check_existing(model)
     from penstock.assemble import find_model
     from penstock.model import inspect_checkpoint

@@ -98,7 +98,7 @@ def read_settings(path: Path | None) -> dict[str, Any]:
 def main() -> NoReturn:
     """Runs the command line and exits."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="penstock")
     except PenstockError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))

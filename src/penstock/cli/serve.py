@@ -45,7 +45,7 @@ def serve(
     step_log: Annotated[str | None, typer.Option(help="Write a replayable log of every step to this file.")] = None,
     revision: options.Revision = None,
 ) -> None:
-    """Serve a model on an OpenAI-compatible API; without MODEL, the bundled one."""
+    """Serve a model on an OpenAI-compatible API."""
     started = time.perf_counter()
     options.check_existing(model)
     from penstock import api

@@ -28,7 +28,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Publish the model here; <run>/model if left out.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Compute threads.")] = 2,
 ) -> None:
-    """Train a small Llama-shaped model and its tokenizer; run it again to continue."""
+    """Train a small model and its tokenizer; resumable."""
     for needed in ("torch", "matplotlib"):
         if importlib.util.find_spec(needed) is None:
             raise ConfigError(
