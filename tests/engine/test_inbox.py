@@ -15,9 +15,11 @@ def test_order_weight_and_emptiness():
     commands = [arrival("a", 3), Cancel("a"), arrival("b", 4, n=2)]
     for command in commands:
         inbox.push(command)
-    assert (inbox.num_requests, inbox.num_tokens, len(inbox)) == (3, 7, 3)
+    assert (inbox.num_requests, inbox.num_tokens, len(inbox)) == (3, 11, 3)
     assert inbox.take() == commands
-    assert (inbox.num_requests, inbox.num_tokens, len(inbox)) == (0, 0, 0)
+    assert (inbox.num_requests, inbox.num_tokens, len(inbox)) == (3, 11, 0), "until they are counted elsewhere"
+    inbox.admitted(commands[2])
+    assert (inbox.num_requests, inbox.num_tokens) == (1, 3)
     assert inbox.take() == []
 
 

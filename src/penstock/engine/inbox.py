@@ -1,7 +1,7 @@
 """What other threads ask of the engine, in the order in which they asked.
 
-Knows nothing about steps or streams' contents. Invariant: commands leave in the order they came; the counts of queued
-requests and prompt tokens cover exactly the arrivals that have not left yet.
+Knows nothing about steps or streams' contents. Invariant: commands leave in the order they came; the counts of
+sequences and prompt tokens cover every arrival until its receiver counts it itself, so that no place is given twice.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Inbox:
             self._commands.append(command)
             if type(command) is Arrive:
                 self.num_requests += command.request.sampling.n
-                self.num_tokens += len(command.request.prompt_tokens)
+                self.num_tokens += command.request.sampling.n * len(command.request.prompt_tokens)
         self._notify()
 
     def take(self) -> list[Command]:
@@ -70,9 +70,13 @@ class Inbox:
         with self._lock:
             taken = list(self._commands)
             self._commands.clear()
-            self.num_requests = 0
-            self.num_tokens = 0
         return taken
+
+    def admitted(self, command: Arrive) -> None:
+        """Takes an arrival off the counts: from here on its receiver counts it, or it has been refused."""
+        with self._lock:
+            self.num_requests -= command.request.sampling.n
+            self.num_tokens -= command.request.sampling.n * len(command.request.prompt_tokens)
 
     def __len__(self) -> int:
         return len(self._commands)

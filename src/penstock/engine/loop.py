@@ -47,6 +47,9 @@ from penstock.sched import Scheduler, decision_hash
 
 logger = logging.getLogger("penstock.engine")
 
+MIN_RETRY_S = 0.1
+MAX_RETRY_S = 600.0
+
 
 class _Live:
     """A request between the door and its end."""
@@ -141,12 +144,23 @@ class Engine:
         """Passes if the queue, what is still in the inbox included, has room for the request."""
         if request.id in self._live:
             raise Conflict(f"a request with id {request.id!r} is running.", param="id", hint="choose another id.")
-        waiting = self._snapshot.num_waiting + self.inbox.num_requests
-        if waiting + request.sampling.n > self._config.max_waiting:
+        config, scheduler, n = self._config, self._scheduler, request.sampling.n
+        waiting = scheduler.num_waiting + self.inbox.num_requests
+        tokens = scheduler.waiting_tokens + self.inbox.num_tokens
+        retry_after_s = min(MAX_RETRY_S, max(MIN_RETRY_S, scheduler.predicted_step_s(tokens, 0, 0)))
+        if waiting + n > config.max_waiting:
             raise QueueFull(
-                f"{waiting} requests wait; at most {self._config.max_waiting} may.",
+                f"{waiting} sequences wait and the request adds {n}; at most {config.max_waiting} may wait.",
                 hint="try again later.",
-                retry_after_s=1.0,
+                retry_after_s=retry_after_s,
+            )
+        added = n * len(request.prompt_tokens)
+        if waiting and tokens + added > config.max_waiting_tokens:
+            raise QueueFull(
+                f"{tokens} prompt tokens wait and the request adds {added}; "
+                f"at most {config.max_waiting_tokens} may wait.",
+                hint="try again later.",
+                retry_after_s=retry_after_s,
             )
 
     def cancel(self, request_id: str) -> None:
@@ -185,7 +199,10 @@ class Engine:
         try:
             inputs = self._drain_inbox(now)
             plan = self._scheduler.plan(now)
+            if plan is None:
+                self._ready.append((self._scheduler.expire(now), now))
             self._launch(now, inputs, plan)
+            self._log_preemptions()
             emitted = self._emit(now)
             committed = self._settle(clock, plan is None)
         except Exception as error:
@@ -221,6 +238,8 @@ class Engine:
             self._scheduler.add(request, now, command.page_hashes)
         except PenstockError as error:
             self._end(live, error, now)
+        finally:
+            self.inbox.admitted(command)
 
     def _launch(self, now: float, inputs: list[Command], plan: StepPlan | None) -> None:
         """Starts the plan's forward and records the decision."""
@@ -244,7 +263,17 @@ class Engine:
         if self._waiters:
             waiters, self._waiters = self._waiters, []
             wake(waiters)
-        return bool(ready)
+        return any(outcomes for outcomes, _ in ready)
+
+    def _log_preemptions(self) -> None:
+        for request_id, sample, times, cost_tokens in self._scheduler.take_preemptions():
+            logger.info(
+                "request %s sample %d preempted for the %d. time; %d tokens to compute again",
+                request_id,
+                sample,
+                times,
+                cost_tokens,
+            )
 
     def _deliver(self, outcome: Outcome, when: float, now: float) -> None:
         live = self._live.get(outcome.sequence.request.id)
@@ -333,22 +362,22 @@ class Engine:
         self._was_idle = self._snapshot.num_running == 0 == self._snapshot.num_waiting
 
     def _measure(self, now: float) -> Snapshot:
-        counts, scheduler = self._counts, self._scheduler
-        free, cached, held = 0, 0, 0
+        counts, scheduler, kv = self._counts, self._scheduler, self._scheduler.kv
+        total, free, cached = kv.pages_total, kv.pages_free, kv.pages_cached
         return Snapshot(
             now_s=now,
             steps=counts.steps,
             last_progress_s=counts.last_progress_s,
-            num_running=len(scheduler.run),
-            num_waiting=len(scheduler.wait),
-            oldest_waiting_s=0.0,
-            pages_total=0,
+            num_running=scheduler.num_running,
+            num_waiting=scheduler.num_waiting,
+            oldest_waiting_s=scheduler.oldest_waiting_s(now),
+            pages_total=total,
             pages_free=free,
             pages_cached=cached,
-            pages_held=held,
-            prefix_queries_tokens=0,
-            prefix_hits_tokens=0,
-            num_preemptions=0,
+            pages_held=total - free - cached,
+            prefix_queries_tokens=kv.queries_tokens,
+            prefix_hits_tokens=kv.hits_tokens,
+            num_preemptions=scheduler.num_preemptions,
             num_finished=counts.num_finished,
             num_cancelled=counts.num_cancelled,
             num_errors=counts.num_errors,
