@@ -23,7 +23,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from penstock.core.limits import MAX_TENSORS
-from penstock.formats.packed import LAYOUT_VERSION, Bytes, Layout, PackedMatrix
+from penstock.formats.packed import LAYOUT_VERSION, Bytes, Layout, PackedMatrix, consistent
 
 _MAGIC = b"PENSTOCKPACKED\x00\x01"
 _TAIL = struct.Struct("<16sQQ32s")
@@ -138,7 +138,7 @@ def _write(file: BinaryIO, key: str, items: Iterable[tuple[str, PackedMatrix]], 
             values: Bytes | None = getattr(matrix, array)
             if values is not None:
                 entry[array] = [_pad(file), values.size]
-                file.write(memoryview(values))
+                file.write(values.data)
         index[name] = entry
         if file.tell() > max_bytes:
             raise ValueError(f"the packed model is larger than the cache's limit of {max_bytes} bytes")
@@ -217,7 +217,10 @@ def _matrix(name: str, entry: object, data: Bytes, end: int) -> PackedMatrix:
     if "codes" not in arrays:
         raise ValueError(f"matrix {name} has no codes")
     layout = Layout(numbers.pop("layout"))
-    return PackedMatrix(layout=layout, **numbers, **arrays)  # type: ignore[arg-type]
+    matrix = PackedMatrix(layout=layout, **numbers, **arrays)  # type: ignore[arg-type]
+    if not consistent(matrix):
+        raise ValueError(f"the arrays of {name} do not fit its shape")
+    return matrix
 
 
 def _number(value: object) -> int:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ LANES = 32
 
 Bytes = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]
+_Item = TypeVar("_Item", bound=np.generic)
 
 
 class Layout(IntEnum):
@@ -141,18 +142,36 @@ def pack(raw: RawTensor, rows: Rows | None = None, *, packer: Packer | None = No
 
 def empty(form: CodeFormat, n: int, k: int) -> PackedMatrix:
     """A group-code matrix of zeros with arrays of the right sizes, to be filled by a packer."""
-    lanes = _padded(n)
-    groups = lanes * (k // form.group)
-    if form.super:
-        supers = lanes * (k // form.super) * (4 if form.mins else 2)
-        sizes = (supers, groups, groups if form.mins else 0)
-    else:
-        sizes = (groups * 2, 0, groups * 2 if form.mins else 0)
-    scales, subscales, mins = (np.zeros(size, np.uint8) if size else None for size in sizes)
-    codes = np.zeros(lanes * k // 8 * form.bits, np.uint8)
+    size, *sizes = array_bytes(form, n, k)
+    scales, subscales, mins = (np.zeros(each, np.uint8) if each else None for each in sizes)
+    codes = np.zeros(size, np.uint8)
     return PackedMatrix(
         Layout.CODES, n, k, codes, scales, subscales, mins, form.bits, form.group, form.super, form.zero
     )
+
+
+def array_bytes(form: CodeFormat, n: int, k: int) -> tuple[int, int, int, int]:
+    """Bytes of codes, scales, subscales and mins of a group-code matrix; 0 where it has none."""
+    lanes = _padded(n)
+    codes, groups = lanes * k // 8 * form.bits, lanes * (k // form.group)
+    if not form.super:
+        return codes, groups * 2, 0, groups * 2 if form.mins else 0
+    return codes, lanes * (k // form.super) * (4 if form.mins else 2), groups, groups if form.mins else 0
+
+
+def consistent(packed: PackedMatrix) -> bool:
+    """Whether numbers and array sizes fit together, so that the kernels may read the matrix."""
+    have = tuple(0 if a is None else a.size for a in (packed.codes, packed.scales, packed.subscales, packed.mins))
+    if packed.layout is not Layout.CODES:
+        width = 4 if packed.layout is Layout.F32 else 2
+        return have == (packed.n * packed.k * width, 0, 0, 0)
+    bits, group, top, zero = packed.bits, packed.group, packed.super, packed.zero
+    groups_fit = group > 0 and packed.k % group == 0 and packed.k % 32 == 0
+    if not (2 <= bits <= 8 and zero <= 255 and groups_fit and (group == packed.k or group in (16, 32, 64, 128, 256))):
+        return False
+    if top and (top % group or packed.k % top):
+        return False
+    return have == array_bytes(CodeFormat(bits, group, top, zero, packed.mins is not None), packed.n, packed.k)
 
 
 def unpack(packed: PackedMatrix) -> npt.NDArray[np.float32]:
@@ -325,7 +344,7 @@ def _fill(packed: PackedMatrix, *values: npt.NDArray[np.generic] | None) -> None
             target[:] = np.ascontiguousarray(tiled).view(np.uint8).reshape(-1)
 
 
-def _pad(rows: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def _pad(rows: npt.NDArray[_Item]) -> npt.NDArray[_Item]:
     return np.concatenate([rows, np.zeros((_padded(len(rows)) - len(rows), rows.shape[1]), rows.dtype)])
 
 

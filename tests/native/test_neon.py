@@ -1,0 +1,54 @@
+"""The NEON tier under an emulator: the same bits as the scalar tier."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+NATIVE = Path(__file__).parents[2] / "native"
+FLAGS = ["-O2", "-std=c++20", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"{COMPILER} is not installed"),
+    pytest.mark.skipif(shutil.which(EMULATOR) is None, reason=f"{EMULATOR} is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("neon")
+    objects = []
+    for name in ["tiers/neon", "tiers/scalar", "cpu_features", "linear", "pool", "conformance"]:
+        target = folder / (Path(name).name + ".o")
+        flags = ["-march=armv8.2-a+dotprod+fp16"] if name == "tiers/neon" else []
+        subprocess.run([COMPILER, *FLAGS, *flags, "-c", NATIVE / f"{name}.cc", "-o", target], check=True)
+        objects.append(target)
+    subprocess.run([COMPILER, "-static", "-pthread", *objects, "-o", folder / "conformance"], check=True)
+    return folder / "conformance"
+
+
+def run(program, *arguments, cpu="max"):
+    done = subprocess.run([EMULATOR, "-cpu", cpu, program, *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, dict(line.split() for line in done.stdout.splitlines())
+
+
+def test_neon_gives_the_bits_of_scalar(program):
+    code, digests = run(program)
+    assert sorted(digests) == ["neon", "scalar"]
+    assert code == 0
+    assert digests["neon"] == digests["scalar"]
+
+
+def test_control_another_input_is_seen(program):
+    code, digests = run(program, "--break")
+    assert code == 1
+    assert digests["neon"] != digests["scalar"]
+
+
+def test_processor_without_dot_products_runs_scalar_only(program):
+    code, digests = run(program, cpu="cortex-a72")
+    assert code == 1
+    assert list(digests) == ["scalar"]
