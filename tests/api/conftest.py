@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import httpx
@@ -115,8 +116,8 @@ class ScriptedEngine:
         now = time.monotonic()
         running = len(self.requests) - len(self.finished) - len(self.cancelled)
         return Snapshot(
-            now, 7, now if self.stuck_at_s is None else self.stuck_at_s, running, 0, 0.0, 100, 60, 15, 25, 1000, 400, 3, 5,
-            2, 1, 600, 70, draining=self.draining, dead=self.dead,
+            now, 7, now if self.stuck_at_s is None else self.stuck_at_s, running, 0, 0.0, 100, 60, 15, 25, 1000, 400, 3,
+            5, 2, 1, 600, 70, draining=self.draining, dead=self.dead,
         )  # fmt: skip
 
     def output(self, request):
@@ -187,6 +188,7 @@ class RunningServer:
     server: ApiServer
     thread: threading.Thread
     loop: asyncio.AbstractEventLoop
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=20, verify=False))
 
     @property
     def address(self):
@@ -197,10 +199,10 @@ class RunningServer:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=given.pop("api_key", "none"), max_retries=0, **given)
 
     def post(self, path, body, **given):
-        return httpx.post(self.url + path, json=body, timeout=20, **given)
+        return self.http.post(self.url + path, json=body, **given)
 
     def get(self, path, **given):
-        return httpx.get(self.url + path, timeout=20, **given)
+        return self.http.get(self.url + path, **given)
 
     def complete(self, **given):
         return self.post("/v1/completions", {"model": "toy", "prompt": "abc", "max_tokens": 4, **given})
@@ -218,15 +220,16 @@ class RunningServer:
             return got
 
     def stop(self):
+        self.http.close()
         if self.thread.is_alive():
             self.loop.call_soon_threadsafe(self.server.begin_drain)
         self.thread.join(10)
         assert not self.thread.is_alive()
 
 
-@pytest.fixture
-def start_server() -> Iterator:
-    """Starts servers; each ends with the test."""
+@contextmanager
+def server_starter():
+    """Gives a function that starts servers; they end with the block."""
     running = []
 
     def start(engine=None, settings=None, **model):
@@ -256,9 +259,25 @@ def start_server() -> Iterator:
         running.append(one)
         return one
 
-    yield start
-    for one in running:
-        one.stop()
+    try:
+        yield start
+    finally:
+        for one in running:
+            one.stop()
+
+
+@pytest.fixture
+def start_server() -> Iterator:
+    """Starts servers; each ends with the test."""
+    with server_starter() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def shared() -> Iterator:
+    """One server for all tests that only ask it questions."""
+    with server_starter() as start:
+        yield start()
 
 
 @pytest.fixture

@@ -182,9 +182,10 @@ def test_seed_is_in_the_answer_and_reproduces(server):
 def test_every_sampling_field_arrives(server):
     given = {
         "temperature": 0.5, "top_p": 0.9, "top_k": -1, "min_p": 0.1, "typical_p": 0.8, "repetition_penalty": 1.1,
-        "presence_penalty": 0.2, "frequency_penalty": -0.3, "logit_bias": {"65": 5, "66": -100}, "seed": -7, "min_tokens": 1,
-        "stop": ["x", "yy"], "stop_token_ids": [9], "include_stop_str_in_output": True, "ignore_eos": True, "n": 2,
-        "logprobs": 3, "skip_special_tokens": False, "priority": -4, "cache_salt": "s", "add_special_tokens": False,
+        "presence_penalty": 0.2, "frequency_penalty": -0.3, "logit_bias": {"65": 5, "66": -100}, "seed": -7,
+        "min_tokens": 1, "stop": ["x", "yy"], "stop_token_ids": [9], "ignore_eos": True,
+        "include_stop_str_in_output": True, "n": 2, "logprobs": 3, "skip_special_tokens": False, "priority": -4,
+        "cache_salt": "s", "add_special_tokens": False,
     }  # fmt: skip
     assert server.complete(**given).status_code == 200
     request = server.engine.requests[-1]
