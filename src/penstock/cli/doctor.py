@@ -59,6 +59,7 @@ def resolved(context: typer.Context) -> list[tuple[str, str, str]]:
         value = trial.params[param.name]
         source = trial.get_parameter_source(param.name)
         names = {"ENVIRONMENT": "environment", "DEFAULT_MAP": "settings file"}
-        shown = "set, not shown" if param.name == "api_key" and value else "-" if value in (None, [], ()) else str(value)
+        secret = param.name == "api_key" and value
+        shown = "set, not shown" if secret else "-" if value in (None, [], ()) else str(value)
         rows.append((param.name.replace("_", "-"), shown, names.get(source.name, "default") if source else "default"))
     return rows
