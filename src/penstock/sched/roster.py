@@ -1,0 +1,173 @@
+"""The running jobs: their slots, their memory, and who gives way when it runs out.
+
+Knows nothing about ranks, budgets or results. Invariant: a slot or page is given out again only after the commit of
+the last step that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from penstock.core import EngineConfig, SequenceState
+from penstock.kv import KvManager
+from penstock.sched.job import Job
+from penstock.sched.policy import choose_victim
+
+
+class Preemption(NamedTuple):
+    """One preemption, for the log.
+
+    Attributes:
+        request_id, sample: who lost its pages.
+        num_preemptions: how often by now.
+        cost_tokens: computed tokens that were lost; those still in the prefix cache come back for nothing.
+    """
+
+    request_id: str
+    sample: int
+    num_preemptions: int
+    cost_tokens: int
+
+
+class Roster:
+    """Slots 0 … max_running - 1 and the jobs in them.
+
+    Args:
+        config: max_running, max_preemptions and page_tokens are read.
+        kv: page tables.
+        requeue: takes back a job that lost its pages.
+
+    Attributes:
+        jobs: by sequence id, those that may get rows, oldest admission first unless rotated.
+        by_slot: jobs by slot, ended ones with steps under way included.
+        num_preemptions: since the start.
+        preemptions: not yet collected by `take_preemptions`.
+    """
+
+    def __init__(self, config: EngineConfig, kv: KvManager, requeue: Callable[[Job], None]) -> None:
+        self._config = config
+        self._kv = kv
+        self._requeue = requeue
+        self._free = list(range(config.max_running - 1, -1, -1))
+        self._announce: list[int] = []
+        self._admissions = 0
+        self.jobs: dict[int, Job] = {}
+        self.by_slot: list[Job | None] = [None] * config.max_running
+        self.num_preemptions = 0
+        self.preemptions: list[Preemption] = []
+        self.num_short = 0
+        self.num_doomed = 0
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether a job can enter."""
+        return bool(self._free)
+
+    def enter(self, job: Job, reserved: int) -> None:
+        """Gives a job, whose tables are open, a slot."""
+        job.order = self._admissions
+        self._admissions += 1
+        job.reserved = reserved
+        sequence = job.sequence
+        sequence.slot = self._free.pop()
+        sequence.state = SequenceState.RUNNING
+        self.by_slot[sequence.slot] = job
+        self.jobs[sequence.id] = job
+
+    def take_released(self) -> tuple[int, ...]:
+        """Slots that were let go since the plan before; the plan in hand names them."""
+        released = tuple(self._announce)
+        self._announce.clear()
+        return released
+
+    def take_preemptions(self) -> tuple[Preemption, ...]:
+        """The preemptions since the last call."""
+        taken = tuple(self.preemptions)
+        self.preemptions.clear()
+        return taken
+
+    def end(self, job: Job, *, poisoned: bool = False) -> None:
+        """Takes an ended job off; its slot and pages follow when no step names them any more."""
+        del self.jobs[job.sequence.id]
+        self._clear_marks(job)
+        self._kv.abandon(job.sequence, poisoned=poisoned)
+        if job.steps == 0:
+            self.vacate(job)
+
+    def vacate(self, job: Job) -> None:
+        """Lets go of slot and pages."""
+        sequence = job.sequence
+        self._kv.release(sequence)
+        self.by_slot[sequence.slot] = None
+        self._announce.append(sequence.slot)
+        self._free.append(sequence.slot)
+        sequence.slot = -1
+
+    def _clear_marks(self, job: Job) -> None:
+        self.num_short -= job.short
+        self.num_doomed -= job.doomed
+        job.short = job.doomed = False
+
+    def mark_short(self, job: Job) -> None:
+        """Notes that the job sits out for want of a page."""
+        self.num_short += not job.short
+        job.short = True
+
+    def relieve(self) -> bool:
+        """Gets pages for jobs that are short of one, by preemption if need be; whether anybody can get on now."""
+        if not self.num_short:
+            return False
+        limit = self._config.max_preemptions
+        short = [job for job in self.jobs.values() if job.short]
+        short.sort(key=lambda job: (job.sequence.num_preemptions < limit, job.order))
+        got_on = False
+        for job in short:
+            if job.short and job.sequence.id in self.jobs:
+                got_on |= self._help(job)
+        return got_on
+
+    def _help(self, job: Job) -> bool:
+        """Gets one job its next page; False while nobody can give way, or a victim's steps are under way."""
+        sequence = job.sequence
+        while self._kv.grow(sequence, sequence.num_scheduled + 1) is None:
+            victim = None if self.num_doomed else choose_victim(self.jobs.values(), job, self._config.max_preemptions)
+            if victim is None:
+                return False
+            if victim.steps:
+                victim.doomed = True
+                self.num_doomed += 1
+                return False
+            self.preempt(victim)
+        self.num_short -= 1
+        job.short = False
+        return True
+
+    def preempt(self, job: Job) -> None:
+        """Takes the job's slot and pages and puts it back in line; no step may name it."""
+        sequence = job.sequence
+        self._clear_marks(job)
+        del self.jobs[sequence.id]
+        sequence.num_preemptions += 1
+        sequence.state = SequenceState.WAITING
+        sequence.drafts = ()
+        self.num_preemptions += 1
+        self.preemptions.append(
+            Preemption(sequence.request.id, sequence.sample, sequence.num_preemptions, sequence.num_computed)
+        )
+        self.vacate(job)
+        job.reset()
+        self._requeue(job)
+
+    def rotate(self, served: list[Job]) -> None:
+        """Moves the served to the end, where a step could not hold everybody's row."""
+        for job in served:
+            self.jobs[job.sequence.id] = self.jobs.pop(job.sequence.id)
+
+    def spare(self) -> list[int]:
+        """Pages that are neither held nor expected to be taken by the running, by group; may be negative."""
+        spare = self._kv.available()
+        for job in self.jobs.values():
+            for group, pages in enumerate(self._kv.outstanding(job.sequence, job.reserved)):
+                spare[group] -= pages
+        return spare
