@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import signal
 import subprocess
@@ -109,7 +110,7 @@ def test_a_second_signal_ends_at_once(stories: Path) -> None:
             request = urllib.request.Request(
                 f"{live.url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
             )
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 urllib.request.urlopen(request, timeout=60).read()
 
         asking = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
