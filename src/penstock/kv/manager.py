@@ -346,7 +346,8 @@ class KvManager:
 
     def _trim(self, holding: _Holding, group: int) -> None:
         table = holding.sequence.tables[group]
-        first = min(self._first_kept(group, holding.sequence.num_computed), len(table))
+        # One position less than the sequence needs: other samples start from its last prompt token.
+        first = min(self._first_kept(group, holding.sequence.num_computed - 1), len(table))
         for index in range(holding.trimmed[group], first):
             self._pools[group].drop(table[index])
             table[index] = -1
