@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import httpx
 import openai
@@ -301,3 +305,43 @@ def frames():
         return [one if one == "[DONE]" else json.loads(one) for one in data]
 
     return parse
+
+
+SCRIPT = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("fakes", sys.argv[1])
+fakes = importlib.util.module_from_spec(spec)
+sys.modules["fakes"] = fakes
+spec.loader.exec_module(fakes)
+from penstock.api import ApiSettings, ServedModel, create_app, serve
+engine = fakes.ScriptedEngine(script="z" * 300, delay_s=float(sys.argv[3]))
+settings = ApiSettings(port=0, grace_s=float(sys.argv[2]))
+app = create_app({"toy": ServedModel("toy", engine, fakes.ByteTokenizer(), 400, (257,), 258)}, settings)
+code = serve(app, settings, lambda url: print(url, flush=True))
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+print("code", code, "cancelled", len(engine.cancelled))
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def process():
+    """Starts `serve` in processes of their own; gives each with its URL."""
+    started = []
+
+    def start(grace_s, delay_s):
+        here = Path(__file__).parent
+        one = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", SCRIPT, str(here / "conftest.py"), str(grace_s), str(delay_s)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": f"{here.parents[1] / 'src'}:{os.environ.get('PYTHONPATH', '')}"},
+        )
+        started.append(one)
+        return one, one.stdout.readline().strip()
+
+    yield start
+    for one in started:
+        one.kill()
+        one.communicate()

@@ -46,8 +46,8 @@ def test_every_route_but_health_needs_a_key(locked):
 @pytest.mark.parametrize(
     "value",
     ["", "Bearer", "Basic first-key-0123", "first-key-0123", "Bearer first-key-012",
-     "Bearer first-key-01234", "Bearer FIRST-KEY-0123", "Bearer  first-key-0123", "Bearer first-key-0123,second-key-4567",
-     "Bearer " + "x" * 60_000],
+     "Bearer first-key-01234", "Bearer FIRST-KEY-0123", "Bearer  first-key-0123",
+     "Bearer first-key-0123,second-key-4567", "Bearer " + "x" * 60_000],
 )  # fmt: skip
 def test_wrong_keys(locked, value):
     assert locked.get("/v1/models", headers={"authorization": value}).status_code in (401, 431)
