@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.model.made_models import SIZES, make_model, save
 
 from penstock.core import ModelFileError
 from penstock.formats.gguf_blocks import dequantize
 from penstock.model import Checkpoint, open_checkpoint
 from penstock.model.dense import HF_NAMES, stored_name
 from penstock.model.places import places
-from tests.model.made_models import SIZES, make_model, save
 
 VARIANTS = [
     ("llama", {}),

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from tests.model.made_models import make_model, save
 
 from penstock.model import inspect_checkpoint
-from tests.model.made_models import make_model, save
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "model_configs"
 COUNTS = {

@@ -67,7 +67,13 @@ def read_gguf_model(path: Path) -> GgufModel:
     source = Fields(metadata, str(path))
     architecture = source.text("general.architecture")
     family = gguf_family(architecture, str(path))
-    tensors, _ = merge(files)
+    tensors, foreign = merge(files)
+    if foreign:
+        name, kind = next(iter(foreign.items()))
+        raise source.error(
+            f"tensor {shown(name)} is {kind}, which is not served.",
+            hint=f"served: {', '.join(storage.value for storage in Storage)}.",
+        )
     config = Fields(_config(source, architecture, tensors), str(path))
     spec = read_spec(config, family)
     if _ROPE_FREQS in tensors:
@@ -117,7 +123,7 @@ def _config(source: Fields, architecture: str, tensors: Mapping[str, RawTensor])
 def _rows(source: Fields, tensors: Mapping[str, RawTensor]) -> int:
     embed = tensors.get("token_embd.weight")
     if embed is None:
-        raise source.error("tensor token_embd.weight is missing or of a kind that is not served.")
+        raise source.error("tensor token_embd.weight is missing.")
     tokens = source.get("tokenizer.ggml.tokens")
     if isinstance(tokens, Sequence) and len(tokens) > embed.shape[0]:
         raise source.error(f"{len(tokens)} tokens in the tokenizer, {embed.shape[0]} embedding rows.")

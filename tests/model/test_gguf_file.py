@@ -1,0 +1,131 @@
+"""The GGUF reader against gguf-py's writer, and against files that lie."""
+
+import struct
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.model.made_models import make_model, write_gguf
+
+from penstock.core import ModelFileError
+from penstock.formats import Storage
+from penstock.formats.gguf_blocks import dequantize
+from penstock.model import open_checkpoint
+from penstock.model.gguf_file import read_gguf
+
+
+def small_file(path: Path) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_string("a.text", "straße")
+    writer.add_bool("a.flag", True)
+    writer.add_float32("a.number", 0.5)
+    writer.add_array("a.list", ["x", "yy", ""])
+    writer.add_array("a.counts", [1, 2, 3])
+    writer.add_tensor("w", np.arange(64, dtype=np.float32).reshape(2, 32))
+    writer.add_tensor("v", np.arange(5, dtype=np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    file = read_gguf(small_file(tmp_path / "a.gguf"))
+    assert file.metadata["a.text"] == "straße" and file.metadata["a.flag"] is True
+    assert file.metadata["a.number"] == 0.5 and file.metadata["a.list"] == ["x", "yy", ""]
+    assert file.metadata["a.counts"] == [1, 2, 3]
+    tensor = file.tensors.tensors["w"]
+    assert (tensor.storage, tensor.shape) == (Storage.F32, (2, 32))
+    assert np.array_equal(dequantize(tensor), np.arange(64, dtype=np.float32).reshape(2, 32))
+    assert file.tensors.tensors["v"].storage is Storage.F16
+
+
+def head(version: int = 3, tensors: int = 0, keys: int = 0) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, keys)
+
+
+def key(name: bytes, kind: int, body: bytes) -> bytes:
+    return struct.pack("<Q", len(name)) + name + struct.pack("<I", kind) + body
+
+
+def info(name: bytes, dims: list[int], kind: int, offset: int) -> bytes:
+    shape = struct.pack(f"<I{len(dims)}Q", len(dims), *dims)
+    return struct.pack("<Q", len(name)) + name + shape + struct.pack("<IQ", kind, offset)
+
+
+PAD = bytes(64)
+LIES = {
+    "empty": (b"", "empty"),
+    "magic": (b"GGML" + PAD, "not a GGUF"),
+    "version 1": (head(1) + PAD, "version 1"),
+    "big-endian": (head(3 << 24) + PAD, "version"),
+    "tensor count": (head(tensors=2**63) + PAD, "tensors"),
+    "key count": (head(keys=2**40) + PAD, "keys"),
+    "string length": (head(keys=1) + struct.pack("<Q", 2**60) + PAD, "at most"),
+    "array count": (head(keys=1) + key(b"k", 9, struct.pack("<IQ", 4, 2**62)) + PAD, "entries"),
+    "array past end": (head(keys=1) + key(b"k", 9, struct.pack("<IQ", 12, 2**20)) + PAD, "left"),
+    "strings past end": (head(keys=1) + key(b"k", 9, struct.pack("<IQ", 8, 2**20)) + PAD, "strings"),
+    "nested array": (head(keys=1) + key(b"k", 9, struct.pack("<IQ", 9, 1)) + PAD, "nested"),
+    "value type": (head(keys=1) + key(b"k", 99, b"") + PAD, "value type 99"),
+    "twice": (head(keys=2) + 2 * key(b"k", 0, b"\1") + PAD, "twice"),
+    "utf-8": (head(keys=1) + key(b"\xff", 0, b"\1") + PAD, "UTF-8"),
+    "rank 0": (head(tensors=1) + info(b"w", [], 0, 0) + PAD, "0 dimensions"),
+    "rank 5": (head(tensors=1) + info(b"w", [1] * 5, 0, 0) + PAD, "5 dimensions"),
+    "overflow": (head(tensors=1) + info(b"w", [2**63, 2**63], 0, 0) + PAD, "truncated"),
+    "wraps to small": (head(tensors=1) + info(b"w", [2**62, 4], 0, 0) + PAD, "truncated"),
+    "offset past end": (head(tensors=1) + info(b"w", [4], 0, 2**40) + PAD, "truncated"),
+    "misaligned": (head(tensors=1) + info(b"w", [4], 0, 4) + 4 * PAD, "alignment"),
+    "partial block": (head(tensors=1) + info(b"w", [31], 8, 0) + PAD, "impossible"),
+    "empty tensor": (head(tensors=1) + info(b"w", [0], 0, 0) + PAD, "impossible"),
+    "unknown type": (head(tensors=1) + info(b"w", [32], 77, 0) + PAD, "unknown type 77"),
+    "overlap": (head(tensors=2) + info(b"w", [32], 0, 0) + info(b"v", [8], 0, 32) + 8 * PAD, "overlaps"),
+    "same name": (head(tensors=2) + info(b"w", [8], 0, 0) + info(b"w", [8], 0, 32) + 8 * PAD, "twice"),
+    "alignment": (head(keys=1) + key(b"general.alignment", 4, struct.pack("<I", 48)) + PAD, "48"),
+    "alignment 0": (head(keys=1) + key(b"general.alignment", 4, struct.pack("<I", 0)) + PAD, "alignment"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(LIES))
+def test_lies_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    data, words = LIES[name]
+    path = tmp_path / "a.gguf"
+    path.write_bytes(data)
+    with pytest.raises(ModelFileError) as caught:
+        read_gguf(path)
+    assert words in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_control_the_same_layouts_without_the_lie_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    body = head(tensors=1, keys=1) + key(b"k", 9, struct.pack("<IQ", 4, 2)) + struct.pack("<II", 7, 8)
+    path.write_bytes(body + info(b"w", [8], 0, 0) + bytes(128))
+    file = read_gguf(path)
+    assert file.metadata["k"] == [7, 8] and file.tensors.tensors["w"].shape == (8,)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_damage_is_a_model_file_error(data: st.DataObject, whole: bytes, tmp_path: Path) -> None:
+    damaged = bytearray(whole)
+    directory = min(len(whole), 6000)
+    for _ in range(data.draw(st.integers(0, 4))):
+        damaged[data.draw(st.integers(0, directory - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.one_of(st.just(len(damaged)), st.integers(0, len(damaged))))
+    path = tmp_path / "damaged.gguf"
+    path.unlink(missing_ok=True)
+    path.write_bytes(bytes(damaged[:cut]))
+    try:
+        open_checkpoint(path)
+    except ModelFileError as error:
+        assert "\n" not in str(error)
+        return
+    assert cut == len(whole)  # a file that lost bytes never opens
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_gguf(make_model("llama"), tmp_path_factory.mktemp("gguf") / "whole.gguf").read_bytes()
