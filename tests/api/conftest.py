@@ -278,10 +278,16 @@ def start_server() -> Iterator:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Iterator:
-    """One server for all tests that only ask it questions."""
+def start_shared() -> Iterator:
+    """Starts servers that live as long as the session."""
     with server_starter() as start:
-        yield start()
+        yield start
+
+
+@pytest.fixture(scope="session")
+def shared(start_shared) -> RunningServer:
+    """One server for all tests that only ask it questions."""
+    return start_shared()
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from penstock.core import ConfigError
 KEYS = ("first-key-0123", "second-key-4567")
 
 
-@pytest.fixture
-def locked(start_server):
-    return start_server(settings=ApiSettings(api_keys=KEYS, grace_s=0.2))
+@pytest.fixture(scope="module")
+def locked(start_shared):
+    return start_shared(settings=ApiSettings(api_keys=KEYS, grace_s=0.2))
 
 
 def routes(server):

@@ -10,6 +10,12 @@ import pytest
 from penstock.core import SamplingParams
 
 
+@pytest.fixture
+def server(shared):
+    """These only ask."""
+    return shared
+
+
 def test_completion(server):
     answer = server.client().completions.create(model="toy", prompt="hello", max_tokens=3)
     assert answer.id.startswith("cmpl-")

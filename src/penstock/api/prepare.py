@@ -13,19 +13,18 @@ from penstock.api.fields import (
     ChatBody,
     CompletionBody,
     DetokenizeBody,
-    Message,
     SamplingFields,
     Strict,
     TokenizeBody,
     check_fields,
 )
+from penstock.api.prompts import as_list, chat_tokens, check_chars, check_ids, echo_text, prompt_tokens
 from penstock.api.settings import ServedModel
 from penstock.api.strict_json import parse_object
 from penstock.api.unsupported import honoured_fields
 from penstock.core import ContextLengthExceeded, InvalidRequest, Request, SamplingParams, check_sampling, limits
 
 DEFAULT_COMPLETION_TOKENS: Final = 16
-_TEMPLATE_KWARGS: Final = frozenset({"enable_thinking"})
 _SAME_NAME: Final = (
     "temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
     "n", "min_tokens", "ignore_eos", "prompt_logprobs", "skip_special_tokens",
@@ -116,14 +115,14 @@ def prepare_completion(body: bytes, caller: Caller) -> Prepared:
             )
         sampling = replace(sampling, prompt_logprobs=max(sampling.prompt_logprobs or 0, asked.logprobs or 0))
     special = asked.add_special_tokens is not False
-    prompts = _prompts(asked.prompt, model, special)
+    prompts = prompt_tokens(asked.prompt, model, special)
     if len(prompts) * sampling.n > limits.MAX_PROMPTS:
         raise InvalidRequest(
             f"{len(prompts)} prompts with n {sampling.n} are {len(prompts) * sampling.n} samples.",
             param="n",
             hint=f"at most {limits.MAX_PROMPTS} are taken in one request.",
         )
-    echoes = tuple(_echo(prompt, model) for prompt in _as_list(asked.prompt)) if asked.echo else None
+    echoes = tuple(echo_text(prompt, model) for prompt in as_list(asked.prompt)) if asked.echo else None
     return Prepared(
         model=model,
         requests=_requests(asked, model, caller, prompts, sampling),
@@ -174,7 +173,7 @@ def prepare_tokenize(
     if asked.messages is not None:
         return asked, model, chat_tokens(asked, asked.messages, model)
     text = asked.prompt or ""
-    _check_chars(len(text), model, "prompt")
+    check_chars(len(text), model, "prompt")
     return asked, model, model.tokenizer.encode(text, add_special_tokens=asked.add_special_tokens is not False)
 
 
@@ -190,74 +189,8 @@ def prepare_detokenize(body: bytes, find_model: Callable[[str | None], ServedMod
         raise ContextLengthExceeded(
             f"{len(asked.tokens)} tokens; at most {model.max_model_tokens} are taken.", param="tokens"
         )
-    _check_ids(asked.tokens, model, "tokens")
+    check_ids(asked.tokens, model, "tokens")
     return model.tokenizer.decode(asked.tokens, skip_special_tokens=False)
-
-
-def chat_tokens(asked: ChatBody | TokenizeBody, messages: list[Message], model: ServedModel) -> tuple[int, ...]:
-    """The conversation as the model's template writes it, in ids.
-
-    Raises:
-        InvalidRequest: the conversation's shape, the template's own refusal, no template, or too long.
-    """
-    _check_conversation(asked, messages)
-    kwargs = _template_kwargs(asked.chat_template_kwargs)
-    _check_chars(sum(_chars(message) for message in messages), model, "messages")
-    tokens = model.tokenizer.encode_chat(
-        [_plain(message) for message in messages],
-        add_generation_prompt=asked.add_generation_prompt is not False and not asked.continue_final_message,
-        continue_final_message=bool(asked.continue_final_message),
-        kwargs=kwargs,
-    )
-    if not tokens:
-        raise InvalidRequest("the conversation has no tokens.", param="messages")
-    return tokens
-
-
-def _check_conversation(asked: ChatBody | TokenizeBody, messages: list[Message]) -> None:
-    if len(messages) > 1 and messages[-1].role == messages[-2].role == "assistant":
-        raise InvalidRequest(
-            "the conversation ends with two assistant messages.", param="messages", hint="join them into one."
-        )
-    if not asked.continue_final_message:
-        return
-    if messages[-1].role != "assistant":
-        raise InvalidRequest("the final message is not the assistant's.", param="continue_final_message")
-    if asked.add_generation_prompt:
-        raise InvalidRequest(
-            "continue_final_message and add_generation_prompt exclude each other.", param="add_generation_prompt"
-        )
-
-
-def _template_kwargs(given: dict[str, Any] | None) -> dict[str, Any]:
-    for name, value in (given or {}).items():
-        if name not in _TEMPLATE_KWARGS:
-            raise InvalidRequest(
-                f"chat_template_kwargs.{name[:64]} is not allowed.",
-                param="chat_template_kwargs",
-                hint=f"taken are: {', '.join(sorted(_TEMPLATE_KWARGS))}.",
-            )
-        if type(value) is not bool:
-            raise InvalidRequest(f"chat_template_kwargs.{name} must be true or false.", param="chat_template_kwargs")
-    return dict(given or {})
-
-
-def _plain(message: Message) -> dict[str, Any]:
-    role = "system" if message.role == "developer" else message.role
-    content = message.content
-    plain: dict[str, Any] = {
-        "role": role,
-        "content": content if isinstance(content, str) else [{"type": "text", "text": part.text} for part in content],
-    }
-    if message.name is not None:
-        plain["name"] = message.name
-    return plain
-
-
-def _chars(message: Message) -> int:
-    if isinstance(message.content, str):
-        return len(message.content)
-    return sum(len(part.text) for part in message.content)
 
 
 def _check_stream(asked: SamplingFields) -> None:
@@ -336,63 +269,6 @@ def _chat_logprobs(asked: ChatBody) -> int | None:
             "top_logprobs is out of range.", param="top_logprobs", hint=f"it must be from 0 to {limits.MAX_LOGPROBS}."
         )
     return asked.top_logprobs
-
-
-def _as_list(prompt: Any) -> list[Any]:
-    return prompt if isinstance(prompt, list) and isinstance(prompt[0], (str, list)) else [prompt]
-
-
-def _prompts(prompt: Any, model: ServedModel, special: bool) -> tuple[tuple[int, ...], ...]:
-    if not isinstance(prompt, (str, list)) or not prompt:
-        raise _bad_prompt("prompt is empty, or not a string or list.")
-    prompts = _as_list(prompt)
-    if len(prompts) > limits.MAX_PROMPTS:
-        raise _bad_prompt(f"prompt has {len(prompts)} entries; at most {limits.MAX_PROMPTS} are taken.")
-    if len({type(entry) for entry in prompts}) > 1:
-        raise _bad_prompt("prompt mixes texts and token ids.")
-    return tuple(_one_prompt(entry, model, special) for entry in prompts)
-
-
-def _one_prompt(entry: Any, model: ServedModel, special: bool) -> tuple[int, ...]:
-    if isinstance(entry, str):
-        _check_chars(len(entry), model, "prompt")
-        tokens = model.tokenizer.encode(entry, add_special_tokens=special) if entry else ()
-    else:
-        _check_ids(entry, model, "prompt")
-        tokens = tuple(entry)
-    if not tokens:
-        raise _bad_prompt("a prompt has no tokens.")
-    return tokens
-
-
-def _bad_prompt(message: str) -> InvalidRequest:
-    return InvalidRequest(
-        message, param="prompt", hint="send text, a list of texts, token ids, or a list of lists of token ids."
-    )
-
-
-def _check_ids(tokens: list[Any], model: ServedModel, param: str) -> None:
-    if not all(type(token) is int and 0 <= token < model.vocab_size for token in tokens):
-        raise InvalidRequest(
-            f"{param} has something that is no token id of this model.",
-            param=param,
-            hint=f"ids are integers in [0, {model.vocab_size}).",
-        )
-
-
-def _check_chars(count: int, model: ServedModel, param: str) -> None:
-    """A gate before tokenization: so many characters can't be so few tokens, whatever they are."""
-    most = model.max_model_tokens * model.tokenizer.max_token_bytes
-    if count > most:
-        raise ContextLengthExceeded(
-            f"{count} characters cannot fit in {model.max_model_tokens} tokens.",
-            param=param,
-            hint="shorten the prompt.",
-        )
-
-
-def _echo(prompt: Any, model: ServedModel) -> str:
-    return prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt, skip_special_tokens=True)
 
 
 def _requests(
