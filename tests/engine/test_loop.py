@@ -359,3 +359,37 @@ def test_a_thousand_short_requests(make_rig, make_request, oracle, collect):
 def test_a_log_that_cannot_be_written_is_told_at_the_start(make_rig, tmp_path):
     with pytest.raises(ConfigError):
         make_rig(step_log=str(tmp_path / "nowhere" / "log"))
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_preempted_requests_say_the_same_and_the_cost_is_logged(make_rig, make_request, oracle, collect, caplog, depth):
+    rig = make_rig(pages=14, max_model_tokens=40, depth=depth)
+    with caplog.at_level("INFO", logger="penstock.engine"):
+        # Short outputs first: they teach the predictor to admit more than fits.
+        for index in range(12):
+            rig.engine.submit(make_request(prompt=(index, 1), max_tokens=1), 0.0)
+        rig.run()
+        streams = [rig.engine.submit(make_request(prompt=(index, 2, 3), max_tokens=30), 0.0) for index in range(6)]
+        rig.run()
+    for stream in streams:
+        found = collect(stream)
+        assert found["tokens"][0] == oracle(stream.request)
+        assert found["finish"][0].timing.num_preemptions <= 2
+    assert rig.engine.snapshot.num_preemptions > 0
+    lines = [record.getMessage() for record in caplog.records if "preempted" in record.getMessage()]
+    assert len(lines) == rig.engine.snapshot.num_preemptions and "tokens to compute again" in lines[0]
+    all_free(rig)
+
+
+def test_close_frees_the_backend_even_if_a_step_under_way_fails(make_rig, make_request, caplog):
+    rig = make_rig(depth=2)
+    rig.engine.submit(make_request(max_tokens=50), 0.0)
+    for _ in range(3):
+        rig.engine.step(rig.clock)
+
+    def lost(ticket, masks):
+        raise RuntimeError("gone")
+
+    rig.backend.finish = lost
+    rig.engine.close()
+    assert rig.backend.closed and "RuntimeError" in caplog.text

@@ -1,4 +1,4 @@
-"""Running totals of one engine and the ends that they count.
+"""Running totals of one engine, the ends that they count, and the snapshot made of them.
 
 Knows nothing about how a step is made. Invariant: totals only grow.
 """
@@ -13,7 +13,9 @@ from penstock.core import (
     PenstockError,
     Request,
     ServerError,
+    Snapshot,
 )
+from penstock.sched import Scheduler
 
 
 class Counts:
@@ -51,6 +53,34 @@ class Counts:
             return
         self.num_finished += 1
         self.prompt_tokens += len(request.prompt_tokens)
+
+
+def measure(counts: Counts, scheduler: Scheduler, now: float, *, draining: bool) -> Snapshot:
+    """The engine's state as one immutable object."""
+    kv = scheduler.kv
+    total, free, cached = kv.pages_total, kv.pages_free, kv.pages_cached
+    return Snapshot(
+        now_s=now,
+        steps=counts.steps,
+        last_progress_s=counts.last_progress_s,
+        num_running=scheduler.num_running,
+        num_waiting=scheduler.num_waiting,
+        oldest_waiting_s=scheduler.oldest_waiting_s(now),
+        pages_total=total,
+        pages_free=free,
+        pages_cached=cached,
+        pages_held=total - free - cached,
+        prefix_queries_tokens=kv.queries_tokens,
+        prefix_hits_tokens=kv.hits_tokens,
+        num_preemptions=scheduler.num_preemptions,
+        num_finished=counts.num_finished,
+        num_cancelled=counts.num_cancelled,
+        num_errors=counts.num_errors,
+        prompt_tokens=counts.prompt_tokens,
+        output_tokens=counts.output_tokens,
+        draining=draining,
+        dead=counts.dead,
+    )
 
 
 def row_error(code: str) -> PenstockError:

@@ -38,7 +38,7 @@ from penstock.core import (
     check_sampling,
 )
 from penstock.core.limits import MAX_SEED
-from penstock.engine.counts import Counts, row_error
+from penstock.engine.counts import Counts, measure, row_error
 from penstock.engine.inbox import Arrive, Cancel, Command, End, Inbox
 from penstock.engine.sample import SampleOutput
 from penstock.engine.step_log import StepLogWriter
@@ -104,7 +104,7 @@ class Engine:
         self._log = StepLogWriter(config.step_log, config, backend.kv_groups) if config.step_log else None
         self._counts = Counts()
         self._was_idle = True
-        self._snapshot = self._measure(0.0)
+        self._snapshot = measure(self._counts, scheduler, 0.0, draining=False)
 
     # The door: any thread.
 
@@ -358,34 +358,8 @@ class Engine:
             self._log = None
 
     def _publish(self, now: float) -> None:
-        self._snapshot = self._measure(now)
+        self._snapshot = measure(self._counts, self._scheduler, now, draining=self._refusal is not None)
         self._was_idle = self._snapshot.num_running == 0 == self._snapshot.num_waiting
-
-    def _measure(self, now: float) -> Snapshot:
-        counts, scheduler, kv = self._counts, self._scheduler, self._scheduler.kv
-        total, free, cached = kv.pages_total, kv.pages_free, kv.pages_cached
-        return Snapshot(
-            now_s=now,
-            steps=counts.steps,
-            last_progress_s=counts.last_progress_s,
-            num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting,
-            oldest_waiting_s=scheduler.oldest_waiting_s(now),
-            pages_total=total,
-            pages_free=free,
-            pages_cached=cached,
-            pages_held=total - free - cached,
-            prefix_queries_tokens=kv.queries_tokens,
-            prefix_hits_tokens=kv.hits_tokens,
-            num_preemptions=scheduler.num_preemptions,
-            num_finished=counts.num_finished,
-            num_cancelled=counts.num_cancelled,
-            num_errors=counts.num_errors,
-            prompt_tokens=counts.prompt_tokens,
-            output_tokens=counts.output_tokens,
-            draining=self._refusal is not None,
-            dead=counts.dead,
-        )
 
     def fail(self, make_error: Callable[[], PenstockError], now: float) -> None:
         """Ends every request with an error of its own and takes nothing new; safe from any thread."""
@@ -403,12 +377,16 @@ class Engine:
 
         Steps under way are waited for first, so that nothing is computed on freed memory.
         """
-        while self._inflight and not self._counts.dead:
-            self._backend.finish(self._inflight.popleft()[1], None)
-        if self._log is not None:
-            self._log.close()
+        try:
+            while self._inflight and not self._counts.dead:
+                self._backend.finish(self._inflight.popleft()[1], None)
+            if self._log is not None:
+                self._log.close()
+        except Exception as error:
+            logger.error("closing: %s", type(error).__name__, exc_info=error)
+        finally:
             self._log = None
-        self._backend.close()
+            self._backend.close()
 
 
 def _draining() -> PenstockError:
