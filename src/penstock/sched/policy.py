@@ -50,10 +50,8 @@ def chunk_tokens(start: int, most: int, spare_s: float, token_s: float, read_s: 
     linear = token_s + read_s * start + half
     if half * most * most + linear * most <= spare_s:
         return most
-    if half > 0:
-        root = (math.sqrt(linear * linear + 4 * half * spare_s) - linear) / (2 * half)
-    else:
-        root = spare_s / linear
+    # The positive root of half·n² + linear·n = spare_s, in the form that does not cancel when half is small.
+    root = 2 * spare_s / (linear + math.sqrt(linear * linear + 4 * half * spare_s))
     return min(most, int(root))
 
 

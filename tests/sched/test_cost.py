@@ -1,0 +1,39 @@
+from penstock.sched import StepCost, StepFeatures
+
+TRUE = (0.004, 3e-4, 1e-4, 4e-8)
+
+
+def true_s(f):
+    return TRUE[0] + TRUE[1] * f.prefill_tokens + TRUE[2] * f.decode_rows + TRUE[3] * f.kv_tokens
+
+
+def traffic(i):
+    return StepFeatures((i * 37 % 11) * 20, i * 13 % 9, (i * 7919 % 101) * 1000)
+
+
+def test_the_fit_finds_the_machine_and_predicts_it():
+    cost = StepCost()
+    probe = StepFeatures(150, 5, 40_000)
+    assert abs(cost.predict(probe) / true_s(probe) - 1) > 0.3, "the prior must not be the answer already"
+    for i in range(300):
+        cost.observe(traffic(i), true_s(traffic(i)))
+    assert abs(cost.predict(probe) / true_s(probe) - 1) < 0.01
+
+
+def test_it_follows_a_machine_that_slows_down_and_never_goes_negative():
+    cost = StepCost()
+    for i in range(900):
+        slow = 1 if i < 300 else 3
+        cost.observe(traffic(i), true_s(traffic(i)) * slow)
+        assert min(cost.coefficients) >= 0
+    assert abs(cost.predict(traffic(5)) / (3 * true_s(traffic(5))) - 1) < 0.05
+
+
+def test_monotonous_traffic_and_broken_clocks_do_no_harm():
+    cost = StepCost()
+    for _ in range(5000):
+        cost.observe(StepFeatures(0, 1, 100), 0.01)
+    for bad in (0.0, -1.0, float("nan"), float("inf")):
+        cost.observe(StepFeatures(1, 1, 1), bad)
+    assert abs(cost.predict(StepFeatures(0, 1, 100)) - 0.01) < 1e-4
+    assert all(0 <= c < 1 for c in cost.coefficients)
