@@ -1,7 +1,7 @@
 """Models by hub id, through the hub's own client: progress, resumed downloads, the shared cache, offline when cached.
 
 Knows nothing about file contents. Invariant: only weights without code, JSON, templates and tokenizer models are
-fetched; every failure is one line. Imported by `assemble` alone, because the client's import costs more than opening a local model.
+fetched; every failure is one line. Imported by `assemble` alone: the client costs more to import than a model to open.
 """
 
 from __future__ import annotations
