@@ -63,16 +63,14 @@ class KvManager:
     def __init__(self, groups: tuple[KvGroup, ...], config: EngineConfig, hash_page: PageHash = sha256) -> None:
         assert len(groups) == len(config.pages), "pages are given for every group"
         self._windows = tuple(group.window for group in groups)
-        self._page_tokens = config.page_tokens
-        self._prefix_cache = config.prefix_cache
+        self._page_tokens, self._prefix_cache = config.page_tokens, config.prefix_cache
         self._chunk_pages = config.depth * -(-config.max_step_tokens // config.page_tokens)
         self._pools = tuple(PagePool[Entry](pages) for pages in config.pages)
         self._hasher = PageHasher(config.page_tokens, config.model_identity, hash_page)
         self._index = PrefixIndex()
         self._open: dict[int, _Holding] = {}
         self._nothing: tuple[tuple[int, ...], ...] = ((),) * len(groups)
-        self.queries_tokens = 0
-        self.hits_tokens = 0
+        self.queries_tokens = self.hits_tokens = 0
 
     # Sizes.
 
