@@ -128,9 +128,9 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         ModelFileError: there is none, or it does not belong to these weights.
     """
     if checkpoint.gguf_metadata is not None:
-        tokenizer = load_gguf_tokenizer(checkpoint.gguf_metadata)
+        tokenizer = load_gguf_tokenizer(checkpoint.gguf_metadata, now=WallClock().date)
     elif checkpoint.folder is not None:
-        tokenizer = load_tokenizer(checkpoint.folder)
+        tokenizer = load_tokenizer(checkpoint.folder, now=WallClock().date)
     else:
         raise ModelFileError(f"{checkpoint.name}: no tokenizer.", hint="put tokenizer.json beside the weights.")
     if tokenizer.vocab_size > checkpoint.spec.vocab:

@@ -6,6 +6,7 @@ Knows nothing about steps. Invariant: the scale is monotonic; it never jumps wit
 from __future__ import annotations
 
 import time
+from datetime import datetime
 
 
 class WallClock:
@@ -16,3 +17,7 @@ class WallClock:
     def now(self) -> float:
         """Seconds on the machine's monotonic clock."""
         return time.monotonic()
+
+    def date(self) -> datetime:
+        """The local date and time, for chat templates that print it; never for measuring."""
+        return datetime.now()
