@@ -46,7 +46,7 @@ check: $(DEV)  ## Lint, types, layers, sizes and C++ format
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	PYTHONPATH=src $(BIN)/lint-imports
 	$(BIN)/python scripts/size.py
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
