@@ -25,9 +25,7 @@ struct KvLayer {
   uint8_t* key_tile(int64_t page, int64_t head, int64_t tile) const {
     return base + page * page_bytes() + head * head_bytes() + tile * tile_bytes();
   }
-  uint8_t* value_tile(int64_t page, int64_t head, int64_t tile) const {
-    return key_tile(page, head, tile + page_tokens / kTile);
-  }
+  uint8_t* value_tile(int64_t page, int64_t head, int64_t tile) const { return key_tile(page, head, tile + page_tokens / kTile); }
 };
 
 // One piece of work: `count` successive queries of one sequence against one kv head, `group` query heads each.

@@ -52,9 +52,13 @@ struct ModelBuilder {
       return projection(place.substr(0, place.size() - suffix.size()), layer).bias;
     }
     LayerWeights& w = weights(layer);
-    const std::pair<const char*, const float**> names[] = {
-        {"attn_norm", &w.attn_norm}, {"mlp_norm", &w.mlp_norm}, {"attn_post_norm", &w.attn_post_norm}, {"mlp_post_norm", &w.mlp_post_norm},
-        {"q_norm", &w.q_norm},       {"k_norm", &w.k_norm},     {"sinks", &w.sinks}};
+    const std::pair<const char*, const float**> names[] = {{"attn_norm", &w.attn_norm},
+                                                           {"mlp_norm", &w.mlp_norm},
+                                                           {"attn_post_norm", &w.attn_post_norm},
+                                                           {"mlp_post_norm", &w.mlp_post_norm},
+                                                           {"q_norm", &w.q_norm},
+                                                           {"k_norm", &w.k_norm},
+                                                           {"sinks", &w.sinks}};
     for (const auto& [name, found] : names) {
       if (place == name) return *found;
     }
@@ -164,7 +168,8 @@ std::unique_ptr<Step> read_step(int64_t number, nb::tuple released, nb::list ope
     slot.sampling = nb::cast<Sampling&>(item(source, 3));
     step->opened.push_back(std::move(slot));
   }
-  for (nb::handle source : copies) step->copies.push_back({small(item(source, 1)), small(item(source, 2))});  // core.step.PageCopy
+  for (nb::handle source : copies)
+    step->copies.push_back({small(item(source, 1)), small(item(source, 2))});  // core.step.PageCopy
   for (nb::handle source : rows) step->rows.push_back(read_row(source, *step));
   return step;
 }
@@ -203,7 +208,8 @@ std::vector<MaskRef> read_masks(nb::dict masks, int64_t vocab) {
   std::vector<MaskRef> out;
   for (auto [slot, bits] : masks) {
     const nb::bytes bytes = nb::cast<nb::bytes>(bits);
-    if (static_cast<int64_t>(bytes.size()) != (vocab + 7) / 8) throw nb::value_error("a mask has another length than ceil(V / 8)");
+    if (static_cast<int64_t>(bytes.size()) != (vocab + 7) / 8)
+      throw nb::value_error("a mask has another length than ceil(V / 8)");
     out.push_back({small(slot), reinterpret_cast<const uint8_t*>(bytes.c_str())});
   }
   return out;
@@ -217,8 +223,8 @@ nb::object to_array(const std::vector<float>& values, size_t rows, size_t column
 }
 
 // Many draws from one distribution, position by position: the sampler's own door, for tests of its distribution.
-std::vector<int32_t> sample_many(const TierHandle& tier, Vector logits, const Sampling& sampling, int64_t first_position, int64_t count,
-                                 std::vector<int32_t> tokens, int64_t num_prompt) {
+std::vector<int32_t> sample_many(const TierHandle& tier, Vector logits, const Sampling& sampling, int64_t first_position,
+                                 int64_t count, std::vector<int32_t> tokens, int64_t num_prompt) {
   if (count < 0 || logits.shape(0) < 1 || num_prompt < 0 || num_prompt > static_cast<int64_t>(tokens.size())) {
     throw nb::value_error("count, logits or num_prompt out of range");
   }
@@ -236,8 +242,8 @@ std::vector<int32_t> sample_many(const TierHandle& tier, Vector logits, const Sa
   SampleScratch scratch;
   for (int64_t i = 0; i < count; ++i) {
     int32_t token = -1;
-    if (sample_token(*tier.kernels, {logits.data(), vocab, first_position + i, nullptr}, checked, history, scratch, token, nullptr) ==
-        SampleError::none) {
+    if (sample_token(*tier.kernels, {logits.data(), vocab, first_position + i, nullptr}, checked, history, scratch, token,
+                     nullptr) == SampleError::none) {
       out[static_cast<size_t>(i)] = token;
     }
   }
@@ -274,38 +280,43 @@ void bind_model(nb::module_& m) {
       .def_rw("logit_softcap", &ModelFacts::logit_softcap);
   nb::class_<ModelBuilder>(m, "ModelBuilder")
       .def(nb::init<>())
-      .def("set_facts", [](ModelBuilder& b, const ModelFacts& facts) { b.model.facts = facts; }, nb::arg("facts"))
-      .def("add_layer",
-           [](ModelBuilder& b, const LayerFacts& facts) {
-             b.model.layers.push_back(facts);
-             b.model.weights.emplace_back();
-           },
-           nb::arg("facts"))
-      .def("add_rope",
-           [](ModelBuilder& b, Table cos, Table sin, bool interleaved) {
-             if (cos.shape(0) != sin.shape(0) || cos.shape(1) != sin.shape(1) ||
-                 static_cast<int64_t>(cos.shape(0)) < b.model.facts.max_tokens) {
-               throw nb::value_error("rope tables are shorter than max_tokens or differ");
-             }
-             b.model.ropes.push_back({cos.data(), sin.data(), static_cast<int64_t>(cos.shape(1)), interleaved});
-             b.alive.push_back(nb::cast(cos));
-             b.alive.push_back(nb::cast(sin));
-             return static_cast<int32_t>(b.model.ropes.size()) - 1;
-           },
-           nb::arg("cos").noconvert(), nb::arg("sin").noconvert(), nb::arg("interleaved"))
-      .def("set_vector",
-           [](ModelBuilder& b, const std::string& place, int64_t layer, Vector values, int64_t count) {
-             if (static_cast<int64_t>(values.shape(0)) != count) throw nb::value_error(("wrong length of " + place).c_str());
-             b.vector(place, layer) = values.data();
-             b.alive.push_back(nb::cast(values));
-           },
-           nb::arg("place"), nb::arg("layer"), nb::arg("values").noconvert(), nb::arg("count"))
-      .def("set_matrix",
-           [](ModelBuilder& b, const std::string& place, int64_t layer, nb::object matrix) {
-             b.projection(place, layer).matrix = nb::cast<MatrixHandle&>(matrix).matrix;
-             b.alive.push_back(std::move(matrix));
-           },
-           nb::arg("place"), nb::arg("layer"), nb::arg("matrix"));
+      .def(
+          "set_facts", [](ModelBuilder& b, const ModelFacts& facts) { b.model.facts = facts; }, nb::arg("facts"))
+      .def(
+          "add_layer",
+          [](ModelBuilder& b, const LayerFacts& facts) {
+            b.model.layers.push_back(facts);
+            b.model.weights.emplace_back();
+          },
+          nb::arg("facts"))
+      .def(
+          "add_rope",
+          [](ModelBuilder& b, Table cos, Table sin, bool interleaved) {
+            if (cos.shape(0) != sin.shape(0) || cos.shape(1) != sin.shape(1) ||
+                static_cast<int64_t>(cos.shape(0)) < b.model.facts.max_tokens) {
+              throw nb::value_error("rope tables are shorter than max_tokens or differ");
+            }
+            b.model.ropes.push_back({cos.data(), sin.data(), static_cast<int64_t>(cos.shape(1)), interleaved});
+            b.alive.push_back(nb::cast(cos));
+            b.alive.push_back(nb::cast(sin));
+            return static_cast<int32_t>(b.model.ropes.size()) - 1;
+          },
+          nb::arg("cos").noconvert(), nb::arg("sin").noconvert(), nb::arg("interleaved"))
+      .def(
+          "set_vector",
+          [](ModelBuilder& b, const std::string& place, int64_t layer, Vector values, int64_t count) {
+            if (static_cast<int64_t>(values.shape(0)) != count) throw nb::value_error(("wrong length of " + place).c_str());
+            b.vector(place, layer) = values.data();
+            b.alive.push_back(nb::cast(values));
+          },
+          nb::arg("place"), nb::arg("layer"), nb::arg("values").noconvert(), nb::arg("count"))
+      .def(
+          "set_matrix",
+          [](ModelBuilder& b, const std::string& place, int64_t layer, nb::object matrix) {
+            b.projection(place, layer).matrix = nb::cast<MatrixHandle&>(matrix).matrix;
+            b.alive.push_back(std::move(matrix));
+          },
+          nb::arg("place"), nb::arg("layer"), nb::arg("matrix"));
 }
 
 // Raw log probabilities of one token, as results carry them.
@@ -319,8 +330,8 @@ nb::object raw_logprob(const TierHandle& tier, Vector logits, int32_t token, int
 void init_decoder(Decoder* self, Pool& pool, const TierHandle& tier, const ModelBuilder& builder, int64_t max_slots,
                   int64_t max_step_tokens, int64_t page_tokens, int32_t kv_type) {
   check_model(builder.model);
-  if (max_slots < 1 || max_slots > INT32_MAX || max_step_tokens < 1 || page_tokens < 1 || page_tokens % kTile != 0 || kv_type < 0 ||
-      kv_type > 1) {
+  if (max_slots < 1 || max_slots > INT32_MAX || max_step_tokens < 1 || page_tokens < 1 || page_tokens % kTile != 0 ||
+      kv_type < 0 || kv_type > 1) {
     throw nb::value_error("a limit is out of range");
   }
   new (self) Decoder(pool, *tier.kernels, builder.model, {max_slots, max_step_tokens, page_tokens, static_cast<KvType>(kv_type)});
@@ -359,35 +370,39 @@ void bind_decoder(nb::module_& m) {
            nb::arg("max_step_tokens"), nb::arg("page_tokens"), nb::arg("kv_type"), nb::keep_alive<1, 2>(), nb::keep_alive<1, 4>())
       .def("bytes_per_page", &Decoder::bytes_per_page)
       .def("allocate", &Decoder::allocate, nb::arg("pages"))
-      .def("read_page",
-           [](Decoder& d, int64_t page) {
-             std::string bytes(static_cast<size_t>(d.bytes_per_page()), '\0');
-             d.read_page(page, reinterpret_cast<uint8_t*>(bytes.data()));
-             return nb::bytes(bytes.data(), bytes.size());
-           },
-           nb::arg("page"))
-      .def("write_page",
-           [](Decoder& d, int64_t page, nb::bytes bytes) {
-             if (static_cast<int64_t>(bytes.size()) != d.bytes_per_page()) throw nb::value_error("a page has another size");
-             d.write_page(page, reinterpret_cast<const uint8_t*>(bytes.c_str()));
-           },
-           nb::arg("page"), nb::arg("bytes"))
-      .def("submit",
-           [](Decoder& d, int64_t number, nb::tuple released, nb::list opened, nb::tuple copies, nb::tuple rows) {
-             d.submit(read_step(number, released, opened, copies, rows));
-           },
-           nb::arg("step"), nb::arg("released"), nb::arg("opened"), nb::arg("copies"), nb::arg("rows"))
-      .def("finish",
-           [](Decoder& d, nb::dict masks) {
-             const std::vector<MaskRef> refs = read_masks(masks, d.vocab());
-             std::vector<RowOutput> rows;
-             {
-               nb::gil_scoped_release release;
-               rows = d.finish(refs);
-             }
-             return nb::make_tuple(d.seconds(), to_results(rows));
-           },
-           nb::arg("masks"))
+      .def(
+          "read_page",
+          [](Decoder& d, int64_t page) {
+            std::string bytes(static_cast<size_t>(d.bytes_per_page()), '\0');
+            d.read_page(page, reinterpret_cast<uint8_t*>(bytes.data()));
+            return nb::bytes(bytes.data(), bytes.size());
+          },
+          nb::arg("page"))
+      .def(
+          "write_page",
+          [](Decoder& d, int64_t page, nb::bytes bytes) {
+            if (static_cast<int64_t>(bytes.size()) != d.bytes_per_page()) throw nb::value_error("a page has another size");
+            d.write_page(page, reinterpret_cast<const uint8_t*>(bytes.c_str()));
+          },
+          nb::arg("page"), nb::arg("bytes"))
+      .def(
+          "submit",
+          [](Decoder& d, int64_t number, nb::tuple released, nb::list opened, nb::tuple copies, nb::tuple rows) {
+            d.submit(read_step(number, released, opened, copies, rows));
+          },
+          nb::arg("step"), nb::arg("released"), nb::arg("opened"), nb::arg("copies"), nb::arg("rows"))
+      .def(
+          "finish",
+          [](Decoder& d, nb::dict masks) {
+            const std::vector<MaskRef> refs = read_masks(masks, d.vocab());
+            std::vector<RowOutput> rows;
+            {
+              nb::gil_scoped_release release;
+              rows = d.finish(refs);
+            }
+            return nb::make_tuple(d.seconds(), to_results(rows));
+          },
+          nb::arg("masks"))
       .def("peek_logits",
            [](Decoder& d) {
              std::vector<float> logits;

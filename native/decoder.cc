@@ -14,9 +14,9 @@
 namespace penstock {
 namespace {
 
-constexpr int64_t kInlineWork = 16384;   // floats of work below which dealing out costs more than it gains
-constexpr int64_t kQueryRows = 32;       // (query, head) rows of one piece of attention
-constexpr int64_t kLogprobRows = 64;     // positions whose logits exist at once for prompt logprobs
+constexpr int64_t kInlineWork = 16384;  // floats of work below which dealing out costs more than it gains
+constexpr int64_t kQueryRows = 32;      // (query, head) rows of one piece of attention
+constexpr int64_t kLogprobRows = 64;    // positions whose logits exist at once for prompt logprobs
 
 int64_t padded(int64_t dim) { return (dim + kTile - 1) / kTile * kTile; }
 
@@ -42,6 +42,8 @@ Decoder::Decoder(Pool& pool, const Kernels& kernels, Model model, Limits limits)
     offset += kv_layer(i).page_bytes();
   }
   layer_offset_.push_back(offset);
+  for (const LayerFacts& layer : model_.layers) longest_window_ = std::max(longest_window_, layer.window);
+  for (const LayerFacts& layer : model_.layers) longest_window_ = layer.window == 0 ? 0 : longest_window_;
   driver_ = std::thread([this] { drive(); });
 }
 
@@ -285,8 +287,8 @@ void Decoder::prompt_logprobs(const Step& step) {
           return;
         }
         const int32_t token = history.at(row.logprobs_first + done + i);
-        output.prompt_logprobs[static_cast<size_t>(done + i)] = token_logprob(
-            kernels_, logits + i * vocab, vocab, token, row.logprobs_top, scratch[static_cast<size_t>(thread)]);
+        output.prompt_logprobs[static_cast<size_t>(done + i)] =
+            token_logprob(kernels_, logits + i * vocab, vocab, token, row.logprobs_top, scratch[static_cast<size_t>(thread)]);
       });
       if (!finite) output.error = SampleError::invalid_logits;
     }

@@ -174,6 +174,7 @@ class Decoder {
   void apply(Step& step);
   void open_slot(OpenedSlot& opened);
   void take_row(const Step& step, const StepRow& row);
+  void take_pages(const Step& step, const StepRow& row, Slot& slot);
   Slot& slot_at(int32_t slot);
   void copy_page(const StepCopy& copy);
   void check_idle_page(int64_t page);
@@ -201,6 +202,7 @@ class Decoder {
   std::vector<int64_t> layer_offset_;  // bytes before each layer, per page of all layers before it
   uint8_t* kv_ = nullptr;
   int64_t pages_ = 0;
+  int64_t longest_window_ = 0;  // 0 where any layer sees everything
 
   // Of the step under way.
   std::vector<Token> batch_;

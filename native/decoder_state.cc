@@ -41,10 +41,8 @@ void Decoder::open_slot(OpenedSlot& opened) {
   slot.table.clear();
 }
 
-// Appends the row's pages and tokens to its slot and to the batch.
-void Decoder::take_row(const Step& step, const StepRow& row) {
-  Slot& slot = slot_at(row.slot);
-  require(slot.open, "slot is not open");
+// Appends the row's pages to its slot's table: every page that the row will read or write must be there.
+void Decoder::take_pages(const Step& step, const StepRow& row, Slot& slot) {
   for (int64_t i = 0; i < row.page_count; ++i) {
     const int32_t page = step.pages[static_cast<size_t>(row.first_page + i)];
     require(page >= -1 && page < pages_, "page out of range");
@@ -53,6 +51,18 @@ void Decoder::take_row(const Step& step, const StepRow& row) {
   const int64_t end = row.start + row.count;
   require(row.start >= 0 && row.count >= 1 && end <= model_.facts.max_tokens, "row beyond max_model_tokens");
   require(end <= static_cast<int64_t>(slot.table.size()) * limits_.page_tokens, "row beyond its pages");
+  const int64_t first = longest_window_ > 0 ? std::max<int64_t>(0, row.start - longest_window_ + 1) : 0;
+  for (int64_t page = first / limits_.page_tokens; page * limits_.page_tokens < end; ++page) {
+    require(slot.table[static_cast<size_t>(page)] >= 0, "a page that the row reads was freed");
+  }
+}
+
+// Appends the row's pages and tokens to its slot and to the batch.
+void Decoder::take_row(const Step& step, const StepRow& row) {
+  Slot& slot = slot_at(row.slot);
+  require(slot.open, "slot is not open");
+  take_pages(step, row, slot);
+  const int64_t end = row.start + row.count;
   require(row.num_drafts >= 0 && row.num_drafts < row.count, "num_drafts out of range");
   const bool logprobs = row.output == OutputKind::prompt_logprobs;
   for (int64_t i = 0; i < row.count; ++i) {
@@ -67,7 +77,6 @@ void Decoder::take_row(const Step& step, const StepRow& row) {
       require(position <= slot.history.size(), "a row skips positions");
       if (position == slot.history.size() || slot.history.at(position) != id) slot.history.put(position, id);
     }
-    require(slot.table[static_cast<size_t>(position / limits_.page_tokens)] >= 0, "row writes a page that was freed");
     batch_.push_back({id, row.slot, position});
   }
   require(!row.sample || end - row.num_drafts == slot.history.size(), "a row samples before its last token");

@@ -77,8 +77,7 @@ float penalize(float logit, int32_t occurrences, const Sampling& s) {
 }
 
 bool changes_logits(const SampleInput& input, const Sampling& s, const History& history) {
-  return s.penalizes() || !s.bias.empty() || input.mask != nullptr ||
-         (history.num_output() < s.min_tokens && !s.end_ids.empty());
+  return s.penalizes() || !s.bias.empty() || input.mask != nullptr || (history.num_output() < s.min_tokens && !s.end_ids.empty());
 }
 
 // Penalties, bias, min_tokens mask, grammar mask, in that order.
@@ -182,9 +181,8 @@ class Filter {
       const double p = std::exp(-surprise(id));
       if (p > 0.0) entropy += p * surprise(id);
     }
-    std::stable_sort(ids_.begin(), ids_.end(), [&](int32_t a, int32_t b) {
-      return std::abs(surprise(a) - entropy) < std::abs(surprise(b) - entropy);
-    });
+    std::stable_sort(ids_.begin(), ids_.end(),
+                     [&](int32_t a, int32_t b) { return std::abs(surprise(a) - entropy) < std::abs(surprise(b) - entropy); });
     double mass = 0.0;
     for (size_t i = 0; i < ids_.size(); ++i) {
       mass += std::exp(-surprise(ids_[i]));
@@ -220,7 +218,8 @@ int32_t race(const float* logits, double maximum, double temperature, const Nois
 
 // The same over the whole vocabulary, taking logarithms only where a token can still win: since -log(1 - v) ≥ v, a token whose
 // v · exp(best) exceeds exp(logit / T) cannot. `weights` are exp((logit - max) / T) with a relative error far below the slack.
-int32_t race_all(const float* logits, int64_t vocab, double temperature, double maximum, const Noise& noise, const float* weights) {
+int32_t race_all(const float* logits, int64_t vocab, double temperature, double maximum, const Noise& noise,
+                 const float* weights) {
   constexpr double kSlack = 1.001;
   double best = -kInfinity, bar = 0.0;
   int32_t winner = -1;

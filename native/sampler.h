@@ -48,7 +48,7 @@ class History {
 struct TokenLogprob {
   int32_t token = 0;
   float logprob = 0.0f;
-  int64_t rank = 0;                             // 1 is the most likely; ties rank by id
+  int64_t rank = 0;                            // 1 is the most likely; ties rank by id
   std::vector<std::pair<int32_t, float>> top;  // most likely first, ties by id
 };
 

@@ -1,0 +1,296 @@
+"""Native core of penstock."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy
+from numpy.typing import NDArray
+
+
+class Kernels:
+    @property
+    def name(self) -> str: ...
+
+def kernels(tier: str | None = None) -> Kernels:
+    """
+    Kernels of the named tier; of PENSTOCK_ISA, else of the highest that runs here.
+    """
+
+def tiers() -> list[str]:
+    """Names of the tiers that run here, lowest first."""
+
+class Pool:
+    def __init__(self, threads: int) -> None: ...
+
+    @property
+    def threads(self) -> int: ...
+
+def default_threads(root: str = '/') -> int:
+    """
+    Physical cores this process may use: affinity and the cgroup's CPU limit count, the host's number does not.
+    """
+
+class Matrix:
+    def __init__(self, layout: int, n: int, k: int, codes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], scales: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, subscales: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, mins: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, bits: int = 0, group: int = 0, super: int = 0, zero: int = 0) -> None: ...
+
+    @property
+    def n(self) -> int: ...
+
+    @property
+    def k(self) -> int: ...
+
+def linear(pool: Pool, kernels: Kernels, w: Matrix, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """y = x · Wᵀ + bias, every row's bits independent of the others."""
+
+def pack(pool: Pool, storage: str, data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], n: int, k: int, rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, codes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], scales: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')] | None, subscales: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')] | None, mins: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')] | None) -> None:
+    """
+    Fills the arrays of an empty group-code matrix from stored blocks, rows of them in the order given.
+    """
+
+def bench_bandwidth(pool: Pool, kernels: Kernels, data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], streams: int) -> float:
+    """Reads all of data once; returns a checksum."""
+
+def bench_peak(pool: Pool, kernels: Kernels, what: str, count: int) -> int:
+    """
+    Runs count iterations a thread of "fma" or "dot"; returns the operations done.
+    """
+
+class LayerFacts:
+    def __init__(self) -> None: ...
+
+    @property
+    def num_heads(self) -> int: ...
+
+    @num_heads.setter
+    def num_heads(self, arg: int, /) -> None: ...
+
+    @property
+    def num_kv_heads(self) -> int: ...
+
+    @num_kv_heads.setter
+    def num_kv_heads(self, arg: int, /) -> None: ...
+
+    @property
+    def head_dim(self) -> int: ...
+
+    @head_dim.setter
+    def head_dim(self, arg: int, /) -> None: ...
+
+    @property
+    def intermediate(self) -> int: ...
+
+    @intermediate.setter
+    def intermediate(self, arg: int, /) -> None: ...
+
+    @property
+    def window(self) -> int: ...
+
+    @window.setter
+    def window(self, arg: int, /) -> None: ...
+
+    @property
+    def rope(self) -> int: ...
+
+    @rope.setter
+    def rope(self, arg: int, /) -> None: ...
+
+    @property
+    def activation(self) -> int: ...
+
+    @activation.setter
+    def activation(self, arg: int, /) -> None: ...
+
+    @property
+    def scale(self) -> float: ...
+
+    @scale.setter
+    def scale(self, arg: float, /) -> None: ...
+
+    @property
+    def softcap(self) -> float: ...
+
+    @softcap.setter
+    def softcap(self, arg: float, /) -> None: ...
+
+    @property
+    def clamp(self) -> float: ...
+
+    @clamp.setter
+    def clamp(self, arg: float, /) -> None: ...
+
+class ModelFacts:
+    def __init__(self) -> None: ...
+
+    @property
+    def hidden(self) -> int: ...
+
+    @hidden.setter
+    def hidden(self, arg: int, /) -> None: ...
+
+    @property
+    def vocab(self) -> int: ...
+
+    @vocab.setter
+    def vocab(self, arg: int, /) -> None: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    @max_tokens.setter
+    def max_tokens(self, arg: int, /) -> None: ...
+
+    @property
+    def norm_eps(self) -> float: ...
+
+    @norm_eps.setter
+    def norm_eps(self, arg: float, /) -> None: ...
+
+    @property
+    def embed_scale(self) -> float: ...
+
+    @embed_scale.setter
+    def embed_scale(self, arg: float, /) -> None: ...
+
+    @property
+    def residual_scale(self) -> float: ...
+
+    @residual_scale.setter
+    def residual_scale(self, arg: float, /) -> None: ...
+
+    @property
+    def logit_scale(self) -> float: ...
+
+    @logit_scale.setter
+    def logit_scale(self, arg: float, /) -> None: ...
+
+    @property
+    def logit_softcap(self) -> float: ...
+
+    @logit_softcap.setter
+    def logit_softcap(self, arg: float, /) -> None: ...
+
+class ModelBuilder:
+    def __init__(self) -> None: ...
+
+    def set_facts(self, facts: ModelFacts) -> None: ...
+
+    def add_layer(self, facts: LayerFacts) -> None: ...
+
+    def add_rope(self, cos: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sin: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], interleaved: bool) -> int: ...
+
+    def set_vector(self, place: str, layer: int, values: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], count: int) -> None: ...
+
+    def set_matrix(self, place: str, layer: int, matrix: object) -> None: ...
+
+class Sampling:
+    def __init__(self) -> None: ...
+
+    @property
+    def temperature(self) -> float: ...
+
+    @temperature.setter
+    def temperature(self, arg: float, /) -> None: ...
+
+    @property
+    def top_p(self) -> float: ...
+
+    @top_p.setter
+    def top_p(self, arg: float, /) -> None: ...
+
+    @property
+    def min_p(self) -> float: ...
+
+    @min_p.setter
+    def min_p(self, arg: float, /) -> None: ...
+
+    @property
+    def typical_p(self) -> float: ...
+
+    @typical_p.setter
+    def typical_p(self, arg: float, /) -> None: ...
+
+    @property
+    def top_k(self) -> int: ...
+
+    @top_k.setter
+    def top_k(self, arg: int, /) -> None: ...
+
+    @property
+    def repetition(self) -> float: ...
+
+    @repetition.setter
+    def repetition(self, arg: float, /) -> None: ...
+
+    @property
+    def presence(self) -> float: ...
+
+    @presence.setter
+    def presence(self, arg: float, /) -> None: ...
+
+    @property
+    def frequency(self) -> float: ...
+
+    @frequency.setter
+    def frequency(self, arg: float, /) -> None: ...
+
+    @property
+    def min_tokens(self) -> int: ...
+
+    @min_tokens.setter
+    def min_tokens(self, arg: int, /) -> None: ...
+
+    @property
+    def logprobs(self) -> int: ...
+
+    @logprobs.setter
+    def logprobs(self, arg: int, /) -> None: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @seed.setter
+    def seed(self, arg: int, /) -> None: ...
+
+    @property
+    def sample(self) -> int: ...
+
+    @sample.setter
+    def sample(self, arg: int, /) -> None: ...
+
+    @property
+    def bias(self) -> list[tuple[int, float]]: ...
+
+    @bias.setter
+    def bias(self, arg: Sequence[tuple[int, float]], /) -> None: ...
+
+    @property
+    def end_ids(self) -> list[int]: ...
+
+    @end_ids.setter
+    def end_ids(self, arg: Sequence[int], /) -> None: ...
+
+def sample_many(kernels: Kernels, logits: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], sampling: Sampling, first_position: int, count: int, tokens: Sequence[int], num_prompt: int) -> list[int]:
+    """
+    Tokens drawn at successive positions from the same logits and history; -1 where nothing may be drawn.
+    """
+
+def raw_logprob(kernels: Kernels, logits: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], token: int, top: int) -> object: ...
+
+class Decoder:
+    def __init__(self, pool: Pool, kernels: Kernels, model: ModelBuilder, max_slots: int, max_step_tokens: int, page_tokens: int, kv_type: int) -> None: ...
+
+    def bytes_per_page(self) -> int: ...
+
+    def allocate(self, pages: int) -> None: ...
+
+    def read_page(self, page: int) -> bytes: ...
+
+    def write_page(self, page: int, bytes: bytes) -> None: ...
+
+    def submit(self, step: int, released: tuple, opened: list, copies: tuple, rows: tuple) -> None: ...
+
+    def finish(self, masks: dict) -> tuple: ...
+
+    def peek_logits(self) -> object: ...
+
+    def cancel(self) -> None: ...
