@@ -162,3 +162,4 @@ def test_our_own_bug_says_nothing_about_itself(start_server, scripted, caplog):
     assert answer.json()["error"]["code"] == "internal_error"
     assert "secret" not in answer.text
     assert answer.headers["x-request-id"] in answer.text
+    assert answer.headers["x-should-retry"] == "false"

@@ -36,7 +36,10 @@ def to_penstock(error: BaseException, request_id: str) -> PenstockError:
     if isinstance(error, HTTPException):
         return _from_http(error.status_code)
     _log.error("request %s failed", request_id, exc_info=error)
-    return ServerError("the server failed on this request.", hint=f"report request id {request_id}.")
+    # What fails by our own bug once fails again: without the header clients would send it three times.
+    return ServerError(
+        "the server failed on this request.", hint=f"report request id {request_id}.", should_retry=False
+    )
 
 
 def _from_http(status: int) -> PenstockError:

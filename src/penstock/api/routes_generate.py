@@ -60,7 +60,10 @@ class Generate:
             await stream(run, Chunks(prepared, caller.id, created), writer, receive)
             return
         gathered = await guarded(run, receive, gather(run))
-        answer = answer_body(prepared, gathered, caller.id, created)
+        if prepared.requests[0].sampling.prompt_logprobs is None:
+            answer = answer_body(prepared, gathered, caller.id, created)
+        else:  # as long as the prompt, times the alternatives: too long for the loop
+            answer = await in_worker(state, lambda: answer_body(prepared, gathered, caller.id, created))
         await send_bytes(send, answer, b"application/json")
 
     def _submit(self, body: bytes, caller: Caller) -> tuple[Prepared, list[Stream]]:
