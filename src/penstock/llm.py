@@ -254,9 +254,12 @@ class LLM:
         return tuple(prompt)
 
     def _prompt_or_chat(self, prompt: Prompt | Sequence[Message]) -> tuple[int, ...]:
-        if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Mapping):
-            return tuple(self._loaded.tokenizer.encode_chat(list(prompt)))
-        return self._tokens(prompt)  # type: ignore[arg-type]
+        if isinstance(prompt, str):
+            return self._tokens(prompt)
+        messages = [item for item in prompt if isinstance(item, Mapping)]
+        if messages:
+            return self._loaded.tokenizer.encode_chat(messages)
+        return tuple(item for item in prompt if isinstance(item, int))
 
     def _params(
         self, params: SamplingParams | Sequence[SamplingParams] | None, count: int

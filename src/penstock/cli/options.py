@@ -73,7 +73,8 @@ def open_llm(**choices: Any) -> LLM:
     Raises:
         ModelFileError, ConfigError: as `penstock.LLM` does.
     """
-    from penstock.llm import LLM, LoadOptions
+    from penstock.assemble import LoadOptions
+    from penstock.llm import LLM
 
     return LLM(options=LoadOptions(**choices))
 

@@ -15,6 +15,7 @@ import typer
 from penstock.cli import options
 
 if TYPE_CHECKING:
+    from penstock.api import ServedModel
     from penstock.assemble import LoadedModel
 
 
@@ -92,7 +93,7 @@ def serve(
     raise typer.Exit(code)
 
 
-def served(loaded: LoadedModel, names: list[str]) -> object:
+def served(loaded: LoadedModel, names: list[str]) -> ServedModel:
     """The model as the API holds it."""
     from penstock import api
 
