@@ -4,8 +4,8 @@ import threading
 
 import numpy as np
 import pytest
-from driver import Driver, make_backend
-from reference import make_spec, random_weights, reference_logits, weight_map
+from tests.backend.driver import Driver, make_backend
+from tests.backend.reference import make_spec, random_weights, reference_logits, weight_map
 
 from penstock.backend.cpu import CpuBackend, CpuOptions, compute_tiers, default_threads
 from penstock.core import (

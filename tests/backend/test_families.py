@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from driver import Driver, make_backend
+from tests.backend.driver import Driver, make_backend
 
 from penstock.core import SAMPLE
 from penstock.model import open_checkpoint

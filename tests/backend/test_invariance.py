@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from driver import Driver, make_backend, opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import make_spec, random_weights, weight_map
+from tests.backend.driver import Driver, make_backend, opened
+from tests.backend.reference import make_spec, random_weights, weight_map
 
 from penstock.backend.cpu import compute_tiers
 from penstock.core import (

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from driver import Driver, logits_of_every_position, make_backend
-from reference import make_spec, random_weights, reference_logits, weight_map
+from tests.backend.driver import Driver, logits_of_every_position, make_backend
+from tests.backend.reference import make_spec, random_weights, reference_logits, weight_map
 
 from penstock.backend.cpu import compute_tiers
 from penstock.formats import BLOCKS, RawTensor, Storage, num_bytes, pack, unpack

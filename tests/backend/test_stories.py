@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from driver import Driver, make_backend
-from reference import greedy, weight_map
+from tests.backend.driver import Driver, make_backend
+from tests.backend.reference import greedy, weight_map
 
 from penstock.model import Attention, DecoderSpec, Layer, Mlp, Rope
 
