@@ -1,0 +1,157 @@
+"""The real parts together: tokens depend on the request alone, and a live run replays to the same decisions."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+
+import pytest
+
+from penstock.assemble import LoadedModel, LoadOptions, load
+from penstock.core import ConfigError, Event, ModelFileError, Request, SamplingParams
+from penstock.sim import replay
+
+KV_BYTES_A_TOKEN = 2048  # the bundled model's, bf16
+
+
+def options(tokens: int, **changes: object) -> LoadOptions:
+    """The bundled model with KV for so many tokens."""
+    base = {"kv_bytes": tokens * KV_BYTES_A_TOKEN, "page_tokens": 16, "max_running": 16, "threads": 2}
+    return LoadOptions(**{**base, **changes})  # type: ignore[arg-type]
+
+
+def requests(model: LoadedModel, count: int) -> list[Request]:
+    """Prompts of very different lengths, half of them sharing a prefix, greedy and sampled, one and two samples."""
+    rng = random.Random(1)
+    shared = tuple(rng.randrange(6, 4000) for _ in range(70))
+    found = []
+    for i in range(count):
+        own = tuple(rng.randrange(6, 4000) for _ in range(rng.choice([1, 5, 16, 17, 40, 130])))
+        params = SamplingParams(
+            temperature=rng.choice([0.0, 0.8, 1.2]),
+            top_p=rng.choice([1.0, 0.9]),
+            repetition_penalty=rng.choice([1.0, 1.2]),
+            max_tokens=rng.choice([1, 7, 33, 60]),
+            n=rng.choice([1, 1, 2]),
+            seed=i,
+            logprobs=0,
+            ignore_eos=True,
+        )
+        found.append(model.request(f"r{i}", shared + own if i % 2 else own, params))
+    return found
+
+
+Answer = list[tuple[tuple[int, ...], tuple[float, ...]]]
+
+
+def collect(model: LoadedModel, request: Request) -> Answer:
+    """Tokens and log probabilities of every sample."""
+    events: list[Event] = [event for batch in model.client.submit(request) for event in batch]
+    found: Answer = []
+    for sample in range(request.sampling.n):
+        mine = [event for event in events if event.sample == sample]
+        assert mine[-1].finish is not None
+        tokens = tuple(t for event in mine for t in event.tokens)
+        logprobs = tuple(entry.logprob for event in mine for entry in event.logprobs or ())
+        found.append((tokens, logprobs))
+    return found
+
+
+def alone(model: LoadedModel, wanted: list[Request]) -> list[Answer]:
+    """Each request with nobody beside it."""
+    return [collect(model, request) for request in wanted]
+
+
+def together(model: LoadedModel, wanted: list[Request], order: list[int]) -> list[Answer]:
+    """All at once, each from a thread of its own, arriving in that order."""
+    answers: dict[int, Answer] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: answers.__setitem__(i, collect(model, wanted[i])))  # type: ignore[misc]
+        for i in order
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    return [answers[i] for i in range(len(wanted))]
+
+
+def teach_short_outputs(model: LoadedModel) -> None:
+    """Lets admission expect one token a request, so that it takes in more than the pages will hold."""
+    for i in range(64):
+        collect(model, model.request(f"short{i}", (5, 6, 7), SamplingParams(max_tokens=1, seed=i)))
+
+
+def close(model: LoadedModel) -> None:
+    """Ends a model and asserts that all its pages came back."""
+    snapshot = model.client.snapshot()
+    assert snapshot.pages_held == 0
+    assert snapshot.pages_free + snapshot.pages_cached == snapshot.pages_total
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[Answer]:
+    model = load(options(4096, prefix_cache=False))
+    found = alone(model, requests(model, 40))
+    close(model)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tokens", "changes"),
+    [
+        pytest.param(16384, {}, id="roomy, prefix hits"),
+        pytest.param(700, {}, id="pages so few that sequences are preempted"),
+        pytest.param(4096, {"max_step_tokens": 23}, id="odd chunks of at most 23 tokens"),
+        pytest.param(4096, {"threads": 1, "max_running": 3}, id="one thread, three slots"),
+        pytest.param(4096, {"page_tokens": 32, "prefix_cache": False}, id="other pages, no cache"),
+    ],
+)
+def test_tokens_and_logprobs_are_those_of_the_request_alone(
+    expected: list[Answer], tokens: int, changes: dict[str, object]
+) -> None:
+    model = load(options(tokens, **changes))
+    teach_short_outputs(model)
+    wanted = requests(model, 40)
+    order = list(range(40))
+    random.Random(tokens).shuffle(order)
+    found = together(model, wanted, order)
+    if tokens == 700:
+        assert model.client.snapshot().num_preemptions > 0
+    close(model)
+    assert found == expected
+
+
+def test_another_kv_type_shows(expected: list[Answer]) -> None:
+    """The control: what may change the bits does change them, so the comparison above can fail."""
+    model = load(options(8192, kv_type="f32"))
+    found = alone(model, requests(model, 40))
+    close(model)
+    assert found != expected
+
+
+def test_a_live_run_replays_to_the_same_decisions(tmp_path: Path) -> None:
+    log = tmp_path / "steps.jsonl"
+    model = load(options(900, step_log=str(log)))
+    wanted = requests(model, 24)
+    together(model, wanted, list(range(24)))
+    victim = model.client.submit(model.request("victim", (5, 6, 7), SamplingParams(max_tokens=400, ignore_eos=True)))
+    next(iter(victim))
+    model.client.cancel("victim")
+    stopped = SamplingParams(max_tokens=200, seed=4, stop=("e",), ignore_eos=True)
+    assert collect(model, model.request("stopped", (9, 10, 11), stopped))
+    model.close()
+    result = replay(log)
+    assert result.turns > 20
+    assert result.first_difference is None
+
+
+def test_a_wrong_choice_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        load(LoadOptions(kv_bytes=1000))
+    with pytest.raises(ConfigError):
+        load(LoadOptions(kv_type="int3"))
+    with pytest.raises(ModelFileError):
+        load(LoadOptions(model=str(tmp_path)))
