@@ -147,6 +147,20 @@ def test_mixtures_are_refused_by_name():
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope": Rope(1e4, 24)}, r"layers\.0\.attention\.rope\.dims is 24"),
+        ({"num_heads": 5}, "5 heads are no multiple of 2"),
+        ({"num_kv_heads": 0}, "no multiple of 0"),
+    ],
+)
+def test_impossible_heads_are_refused(changes, message):
+    spec = make_spec(**changes)
+    with pytest.raises(ModelFileError, match=message):
+        make_backend(spec, weight_map(random_weights(make_spec())))
+
+
+@pytest.mark.parametrize(
     ("place", "value", "message"),
     [
         ("layers.0.q", None, "no tensor for layers.0.q"),

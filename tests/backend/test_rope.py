@@ -68,11 +68,11 @@ def test_control_another_factor_is_found():
 
 
 def test_tables_are_cosines_and_sines_with_the_factor():
-    cos, sin = rope_tables(make_rope("yarn"), 700)
-    frequencies, factor = rope_frequencies(make_rope("yarn"), 700)
-    angles = np.arange(700)[:, None] * frequencies
+    cos, sin = rope_tables(make_rope("yarn"), 4700)
+    frequencies, factor = rope_frequencies(make_rope("yarn"), 4700)
+    angles = np.arange(4700)[:, None] * frequencies
     assert cos.dtype == np.float32
-    assert cos.shape == (700, DIMS // 2)
+    assert cos.shape == (4700, DIMS // 2)
     assert np.allclose(cos, np.cos(angles) * factor, atol=1e-6)
     assert np.allclose(sin, np.sin(angles) * factor, atol=1e-6)
 

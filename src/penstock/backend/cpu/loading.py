@@ -36,9 +36,13 @@ def check_spec(spec: DecoderSpec) -> None:
                     hint="a mixture of experts needs another backend.",
                 )
         attention = layer.attention
-        if attention.num_heads % attention.num_kv_heads:
+        if attention.num_kv_heads < 1 or attention.num_heads % attention.num_kv_heads:
             raise ModelFileError(
                 f"layers.{index}: {attention.num_heads} heads are no multiple of {attention.num_kv_heads} kv heads."
+            )
+        if attention.rope is not None and attention.rope.dims > attention.head_dim:
+            raise ModelFileError(
+                f"layers.{index}.attention.rope.dims is {attention.rope.dims}; a head has {attention.head_dim}."
             )
 
 

@@ -15,6 +15,7 @@ from penstock.core import ModelFileError
 from penstock.model import Rope, RopeKind
 
 _F64 = npt.NDArray[np.float64]
+_BLOCK = 4096  # positions
 
 
 def rope_tables(rope: Rope, max_model_tokens: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -26,8 +27,14 @@ def rope_tables(rope: Rope, max_model_tokens: int) -> tuple[npt.NDArray[np.float
         ModelFileError: the rule misses a parameter or has an impossible one.
     """
     frequencies, factor = rope_frequencies(rope, max_model_tokens)
-    angles = np.arange(max_model_tokens, dtype=np.float64)[:, None] * frequencies[None, :]
-    return (np.cos(angles) * factor).astype(np.float32), (np.sin(angles) * factor).astype(np.float32)
+    cos = np.empty((max_model_tokens, len(frequencies)), np.float32)
+    sin = np.empty_like(cos)
+    for first in range(0, max_model_tokens, _BLOCK):  # bounds the float64 in between
+        end = min(first + _BLOCK, max_model_tokens)
+        angles = np.arange(first, end, dtype=np.float64)[:, None] * frequencies
+        cos[first:end] = np.cos(angles) * factor
+        sin[first:end] = np.sin(angles) * factor
+    return cos, sin
 
 
 def rope_frequencies(rope: Rope, max_model_tokens: int) -> tuple[_F64, float]:
