@@ -1,5 +1,7 @@
 // The Python module penstock._native. Checks every argument, keeps arrays alive, releases the GIL; computes nothing itself.
 // Invariant: past this file no shape, size or alignment is wrong.
+#include "bind.h"
+
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -11,7 +13,6 @@
 #include <string>
 #include <vector>
 
-#include "bind.h"
 #include "pack.h"
 
 namespace nb = nanobind;
@@ -40,20 +41,23 @@ TierHandle kernels(const std::optional<std::string>& name) {
   if (tier) return {tier};
   std::string possible;
   for (const std::string& each : runnable_tiers()) possible += (possible.empty() ? "" : ", ") + each;
-  refuse("instruction-set tier '" + wanted.substr(0, 64) + "' is unknown or cannot run on this machine. hint: one of " + possible);
+  refuse("instruction-set tier '" + wanted.substr(0, 64) + "' is unknown or cannot run on this machine. hint: one of " +
+         possible);
 }
 
 int64_t size_of(const std::optional<Bytes>& array) { return array ? static_cast<int64_t>(array->shape(0)) : 0; }
 
 void check_bytes(const char* name, int64_t have, int64_t want) {
-  need(have == want, std::string(name) + " has " + std::to_string(have) + " bytes; this layout and shape need " + std::to_string(want));
+  need(have == want,
+       std::string(name) + " has " + std::to_string(have) + " bytes; this layout and shape need " + std::to_string(want));
 }
 
 void check_float(const MatrixHandle& h, int64_t count) {
   const int64_t item = h.matrix.layout == Layout::f32 ? 4 : 2;
   check_bytes("codes", size_of(h.codes), count * item);
   need(size_of(h.scales) + size_of(h.subscales) + size_of(h.mins) == 0, "a float layout has no scales, subscales or mins");
-  need(reinterpret_cast<uintptr_t>(h.matrix.codes) % static_cast<uintptr_t>(item) == 0, "codes are not aligned to their element size");
+  need(reinterpret_cast<uintptr_t>(h.matrix.codes) % static_cast<uintptr_t>(item) == 0,
+       "codes are not aligned to their element size");
 }
 
 void check_codes(const MatrixHandle& h) {
@@ -61,9 +65,11 @@ void check_codes(const MatrixHandle& h) {
   need(w.bits >= 2 && w.bits <= 8, "bits is " + std::to_string(w.bits) + "; it must be 2 to 8");
   need(w.k % 32 == 0, "k is " + std::to_string(w.k) + "; group codes need a multiple of 32");
   const bool whole = w.group == w.k, power = w.group == 16 || w.group == 32 || w.group == 64 || w.group == 128 || w.group == 256;
-  need((whole || power) && w.group > 0 && w.k % w.group == 0, "group is " + std::to_string(w.group) + "; it must be 16, 32, 64, 128, 256 or k, and divide k");
+  need((whole || power) && w.group > 0 && w.k % w.group == 0,
+       "group is " + std::to_string(w.group) + "; it must be 16, 32, 64, 128, 256 or k, and divide k");
   need(w.zero >= 0 && w.zero <= 255, "zero is " + std::to_string(w.zero) + "; it must be 0 to 255");
-  need(w.super == 0 || (w.super > 0 && w.super % w.group == 0 && w.k % w.super == 0), "super must be 0 or a multiple of group that divides k");
+  need(w.super == 0 || (w.super > 0 && w.super % w.group == 0 && w.k % w.super == 0),
+       "super must be 0 or a multiple of group that divides k");
   const int64_t lanes = (w.n + 31) / 32 * 32, groups = lanes * (w.k / w.group);
   check_bytes("codes", size_of(h.codes), lanes * w.k / 8 * w.bits);
   if (w.super) {
@@ -75,7 +81,8 @@ void check_codes(const MatrixHandle& h) {
     need(!h.subscales, "subscales need super > 0");
     if (h.mins) check_bytes("mins", size_of(h.mins), groups * 2);
   }
-  for (const uint8_t* p : {w.scales, w.super ? nullptr : w.mins}) need(reinterpret_cast<uintptr_t>(p) % 2 == 0, "scales are not aligned to 2 bytes");
+  for (const uint8_t* p : {w.scales, w.super ? nullptr : w.mins})
+    need(reinterpret_cast<uintptr_t>(p) % 2 == 0, "scales are not aligned to 2 bytes");
 }
 
 const uint8_t* data_of(const std::optional<Bytes>& array) { return array ? array->data() : nullptr; }
@@ -87,20 +94,32 @@ void check_matrix(const MatrixHandle& h) {
   switch (w.layout) {
     case Layout::f32:
     case Layout::bf16:
-    case Layout::f16: return check_float(h, w.n * w.k);
-    case Layout::codes: return check_codes(h);
+    case Layout::f16:
+      return check_float(h, w.n * w.k);
+    case Layout::codes:
+      return check_codes(h);
   }
   refuse("layout " + std::to_string(static_cast<int>(w.layout)) + " is unknown");
 }
 
-void init_matrix(MatrixHandle* self, int layout, int64_t n, int64_t k, Bytes codes, std::optional<Bytes> scales, std::optional<Bytes> subscales,
-                 std::optional<Bytes> mins, int bits, int group, int super, int zero) {
+void init_matrix(MatrixHandle* self, int layout, int64_t n, int64_t k, Bytes codes, std::optional<Bytes> scales,
+                 std::optional<Bytes> subscales, std::optional<Bytes> mins, int bits, int group, int super, int zero) {
   MatrixHandle h;
   h.codes = std::move(codes);
   h.scales = std::move(scales);
   h.subscales = std::move(subscales);
   h.mins = std::move(mins);
-  h.matrix = {static_cast<Layout>(layout), bits, group, n, k, data_of(h.codes), data_of(h.scales), data_of(h.subscales), data_of(h.mins), super, zero};
+  h.matrix = {static_cast<Layout>(layout),
+              bits,
+              group,
+              n,
+              k,
+              data_of(h.codes),
+              data_of(h.scales),
+              data_of(h.subscales),
+              data_of(h.mins),
+              super,
+              zero};
   check_matrix(h);
   new (self) MatrixHandle(std::move(h));
 }
@@ -109,9 +128,11 @@ using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu
 using RowsOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-void run_linear(Pool& pool, const TierHandle& tier, const MatrixHandle& w, const Rows& x, const std::optional<Vector>& bias, RowsOut& y) {
+void run_linear(Pool& pool, const TierHandle& tier, const MatrixHandle& w, const Rows& x, const std::optional<Vector>& bias,
+                RowsOut& y) {
   const int64_t rows = static_cast<int64_t>(x.shape(0)), n = w.matrix.n, k = w.matrix.k;
-  need(static_cast<int64_t>(x.shape(1)) == k, "x has " + std::to_string(x.shape(1)) + " columns; the matrix has k = " + std::to_string(k));
+  need(static_cast<int64_t>(x.shape(1)) == k,
+       "x has " + std::to_string(x.shape(1)) + " columns; the matrix has k = " + std::to_string(k));
   need(static_cast<int64_t>(y.shape(0)) == rows && static_cast<int64_t>(y.shape(1)) == n, "y must be [rows of x, n]");
   need(!bias || static_cast<int64_t>(bias->shape(0)) == n, "bias must have n elements");
   const nb::gil_scoped_release release;
@@ -138,16 +159,19 @@ Stored stored_of(const std::string& kind) {
 
 void check_rows(const RowIndex& rows, int64_t stored) {
   for (size_t i = 0; i < rows.shape(0); ++i)
-    need(rows.data()[i] >= 0 && rows.data()[i] < stored, "row " + std::to_string(rows.data()[i]) + " is not among the " + std::to_string(stored) + " stored ones");
+    need(rows.data()[i] >= 0 && rows.data()[i] < stored,
+         "row " + std::to_string(rows.data()[i]) + " is not among the " + std::to_string(stored) + " stored ones");
 }
 
-void run_pack(Pool& pool, const std::string& kind, const Bytes& data, int64_t n, int64_t k, const std::optional<RowIndex>& rows, BytesOut& codes,
-              const std::optional<BytesOut>& scales, const std::optional<BytesOut>& subscales, const std::optional<BytesOut>& mins) {
+void run_pack(Pool& pool, const std::string& kind, const Bytes& data, int64_t n, int64_t k, const std::optional<RowIndex>& rows,
+              BytesOut& codes, const std::optional<BytesOut>& scales, const std::optional<BytesOut>& subscales,
+              const std::optional<BytesOut>& mins) {
   const Stored stored = stored_of(kind);
   const bool super = stored == Stored::q4_k || stored == Stored::q6_k;
   const int64_t multiple = super ? 256 : 32;
   constexpr int64_t most = int64_t{1} << 31;
-  need(n > 0 && n < most && k > 0 && k < most && k % multiple == 0, "n and k must be 1 to 2^31 - 1, k a multiple of " + std::to_string(multiple));
+  need(n > 0 && n < most && k > 0 && k < most && k % multiple == 0,
+       "n and k must be 1 to 2^31 - 1, k a multiple of " + std::to_string(multiple));
   need(!rows || static_cast<int64_t>(rows->shape(0)) == n, "rows must have n elements");
   const int64_t row_bytes = stored_row_bytes(stored, k), have = static_cast<int64_t>(data.shape(0));
   need(have % row_bytes == 0 && have > 0, "data is not a whole number of rows");
@@ -155,7 +179,11 @@ void run_pack(Pool& pool, const std::string& kind, const Bytes& data, int64_t n,
   else check_bytes("data", have, n * row_bytes);
   const int64_t lanes = (n + 31) / 32 * 32, groups = lanes * (k / (stored == Stored::q6_k ? 16 : 32));
   const int64_t bits = stored == Stored::q8_0 ? 8 : stored == Stored::q6_k ? 6 : 4;
-  const PackJob job{stored, data.data(), n, k, rows ? rows->data() : nullptr,
+  const PackJob job{stored,
+                    data.data(),
+                    n,
+                    k,
+                    rows ? rows->data() : nullptr,
                     room_for("codes", codes, lanes * k / 8 * bits),
                     room_for("scales", scales, super ? lanes * (k / 256) * (stored == Stored::q4_k ? 4 : 2) : groups * 2),
                     room_for("subscales", subscales, super ? groups : 0),
@@ -165,8 +193,8 @@ void run_pack(Pool& pool, const std::string& kind, const Bytes& data, int64_t n,
 }
 
 void bind_pack(nb::module_& m) {
-  m.def("pack", &run_pack, "pool"_a, "storage"_a, "data"_a.noconvert(), "n"_a, "k"_a, "rows"_a.noconvert().none(), "codes"_a.noconvert(),
-        "scales"_a.noconvert().none(), "subscales"_a.noconvert().none(), "mins"_a.noconvert().none(),
+  m.def("pack", &run_pack, "pool"_a, "storage"_a, "data"_a.noconvert(), "n"_a, "k"_a, "rows"_a.noconvert().none(),
+        "codes"_a.noconvert(), "scales"_a.noconvert().none(), "subscales"_a.noconvert().none(), "mins"_a.noconvert().none(),
         "Fills the arrays of an empty group-code matrix from stored blocks, rows of them in the order given.");
 }
 
@@ -176,7 +204,9 @@ double bench_bandwidth(Pool& pool, const TierHandle& tier, const Bytes& data, in
   const int64_t part = static_cast<int64_t>(data.shape(0)) / pool.threads() / 4096 * 4096;
   const nb::gil_scoped_release release;
   std::vector<float> found(static_cast<size_t>(pool.threads()));
-  pool.each(pool.threads(), [&](int64_t i, int) { found[static_cast<size_t>(i)] = tier.kernels->bench_read(data.data() + i * part, part, streams); });
+  pool.each(pool.threads(), [&](int64_t i, int) {
+    found[static_cast<size_t>(i)] = tier.kernels->bench_read(data.data() + i * part, part, streams);
+  });
   double total = 0;
   for (const float f : found) total += f;
   return total;
@@ -190,32 +220,41 @@ int64_t bench_peak(Pool& pool, const TierHandle& tier, const std::string& what, 
   const nb::gil_scoped_release release;
   std::vector<int64_t> operations(static_cast<size_t>(pool.threads()));
   std::vector<float> found(operations.size());
-  pool.each(pool.threads(), [&](int64_t i, int) { found[static_cast<size_t>(i)] = run(count, &operations[static_cast<size_t>(i)]); });
+  pool.each(pool.threads(),
+            [&](int64_t i, int) { found[static_cast<size_t>(i)] = run(count, &operations[static_cast<size_t>(i)]); });
   return operations[0] * count * pool.threads();
 }
 
 void bind_bench(nb::module_& m) {
-  m.def("bench_bandwidth", &bench_bandwidth, "pool"_a, "kernels"_a, "data"_a.noconvert(), "streams"_a, "Reads all of data once; returns a checksum.");
-  m.def("bench_peak", &bench_peak, "pool"_a, "kernels"_a, "what"_a, "count"_a, "Runs count iterations a thread of \"fma\" or \"dot\"; returns the operations done.");
+  m.def("bench_bandwidth", &bench_bandwidth, "pool"_a, "kernels"_a, "data"_a.noconvert(), "streams"_a,
+        "Reads all of data once; returns a checksum.");
+  m.def("bench_peak", &bench_peak, "pool"_a, "kernels"_a, "what"_a, "count"_a,
+        "Runs count iterations a thread of \"fma\" or \"dot\"; returns the operations done.");
 }
 
 void bind_kernels(nb::module_& m) {
   nb::class_<TierHandle>(m, "Kernels").def_prop_ro("name", [](const TierHandle& t) { return t.kernels->name; });
-  m.def("kernels", &kernels, "tier"_a = nb::none(), "Kernels of the named tier; of PENSTOCK_ISA, else of the highest that runs here.");
+  m.def("kernels", &kernels, "tier"_a = nb::none(),
+        "Kernels of the named tier; of PENSTOCK_ISA, else of the highest that runs here.");
   m.def("tiers", &runnable_tiers, "Names of the tiers that run here, lowest first.");
 
   nb::class_<Pool>(m, "Pool")
-      .def("__init__", [](Pool* self, int threads) {
-        need(threads >= 1 && threads <= 1024, "threads is " + std::to_string(threads) + "; it must be 1 to 1024");
-        new (self) Pool(threads);
-      }, "threads"_a)
+      .def(
+          "__init__",
+          [](Pool* self, int threads) {
+            need(threads >= 1 && threads <= 1024, "threads is " + std::to_string(threads) + "; it must be 1 to 1024");
+            new (self) Pool(threads);
+          },
+          "threads"_a)
       .def_prop_ro("threads", &Pool::threads);
-  m.def("default_threads", [](const std::string& root) { return default_threads(root.c_str()); }, "root"_a = "/",
-        "Physical cores this process may use: affinity and the cgroup's CPU limit count, the host's number does not.");
+  m.def(
+      "default_threads", [](const std::string& root) { return default_threads(root.c_str()); }, "root"_a = "/",
+      "Physical cores this process may use: affinity and the cgroup's CPU limit count, the host's number does not.");
 
   nb::class_<MatrixHandle>(m, "Matrix")
       .def("__init__", &init_matrix, "layout"_a, "n"_a, "k"_a, "codes"_a.noconvert(), "scales"_a.noconvert() = nb::none(),
-           "subscales"_a.noconvert() = nb::none(), "mins"_a.noconvert() = nb::none(), "bits"_a = 0, "group"_a = 0, "super"_a = 0, "zero"_a = 0)
+           "subscales"_a.noconvert() = nb::none(), "mins"_a.noconvert() = nb::none(), "bits"_a = 0, "group"_a = 0, "super"_a = 0,
+           "zero"_a = 0)
       .def_prop_ro("n", [](const MatrixHandle& h) { return h.matrix.n; })
       .def_prop_ro("k", [](const MatrixHandle& h) { return h.matrix.k; });
   m.def("linear", &run_linear, "pool"_a, "kernels"_a, "w"_a, "x"_a.noconvert(), "bias"_a.noconvert().none(), "y"_a.noconvert(),

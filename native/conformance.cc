@@ -62,13 +62,24 @@ void run_codes(const Kernels& kernels, penstock::Pool& pool, float nudge, Digest
     for (int group : {16, 32, 256, 768}) {
       for (bool two : {false, true}) {
         if (two && group == 768) continue;
-        std::vector<uint8_t> codes(static_cast<size_t>(lanes * k / 8 * bits)), sub(static_cast<size_t>(lanes * (k / group))), mins(sub.size());
+        std::vector<uint8_t> codes(static_cast<size_t>(lanes * k / 8 * bits)), sub(static_cast<size_t>(lanes * (k / group))),
+            mins(sub.size());
         fill(codes, chance);
         fill(sub, chance);
         fill(mins, chance);
-        const std::vector<uint8_t> scales = halves(two ? lanes * 3 * 2 : lanes * (k / group), chance), one = halves(lanes * (k / group), chance);
-        const Matrix w{Layout::codes, bits, group, n, k, codes.data(), scales.data(), two ? sub.data() : nullptr,
-                       two ? mins.data() : one.data(), two ? 256 : 0, 1 << (bits - 1)};
+        const std::vector<uint8_t> scales = halves(two ? lanes * 3 * 2 : lanes * (k / group), chance),
+                                   one = halves(lanes * (k / group), chance);
+        const Matrix w{Layout::codes,
+                       bits,
+                       group,
+                       n,
+                       k,
+                       codes.data(),
+                       scales.data(),
+                       two ? sub.data() : nullptr,
+                       two ? mins.data() : one.data(),
+                       two ? 256 : 0,
+                       1 << (bits - 1)};
         for (int64_t rows : {1, 5, 9}) run(kernels, pool, w, rows, nudge, digest);
       }
     }

@@ -67,14 +67,13 @@ bool runs_neon() {
 }  // namespace
 
 const Kernels* const* compiled_tiers() {
-  static const Kernels* const tiers[] = {
-      &kernels_scalar,
+  static const Kernels* const tiers[] = {&kernels_scalar,
 #if defined(__x86_64__)
-      &kernels_avx2, &kernels_avx512,
+                                         &kernels_avx2, &kernels_avx512,
 #elif defined(__aarch64__)
-      &kernels_neon,
+                                         &kernels_neon,
 #endif
-      nullptr};
+                                         nullptr};
   return tiers;
 }
 

@@ -11,9 +11,9 @@ namespace penstock {
 
 // Inputs of one matrix product made ready for group codes, a row after the other.
 struct QuantizedRows {
-  const int8_t* q;      // [rows, k]
-  const float* scale;   // [rows, k / 32]
-  const int32_t* sum;   // [rows, k / 16] sums of q
+  const int8_t* q;     // [rows, k]
+  const float* scale;  // [rows, k / 32]
+  const int32_t* sum;  // [rows, k / 16] sums of q
 };
 
 // Channels [32 · tile, 32 · tile + 32) of y for rows [0, rows).

@@ -18,10 +18,14 @@ struct Form {
 
 Form form_of(Stored stored) {
   switch (stored) {
-    case Stored::q8_0: return {32, 34, 8};
-    case Stored::q4_0: return {32, 18, 4};
-    case Stored::q4_k: return {256, 144, 4};
-    case Stored::q6_k: return {256, 210, 6};
+    case Stored::q8_0:
+      return {32, 34, 8};
+    case Stored::q4_0:
+      return {32, 18, 4};
+    case Stored::q4_k:
+      return {256, 144, 4};
+    case Stored::q6_k:
+      return {256, 210, 6};
   }
   return {32, 34, 8};
 }
@@ -85,10 +89,14 @@ struct Lane {
 
   void read(const uint8_t* block, int64_t k, uint8_t* codes) const {
     switch (job.stored) {
-      case Stored::q8_0: return q8_0(block, k, codes);
-      case Stored::q4_0: return q4_0(block, k, codes);
-      case Stored::q4_k: return q4_k(block, k, codes);
-      case Stored::q6_k: return q6_k(block, k, codes);
+      case Stored::q8_0:
+        return q8_0(block, k, codes);
+      case Stored::q4_0:
+        return q4_0(block, k, codes);
+      case Stored::q4_k:
+        return q4_k(block, k, codes);
+      case Stored::q6_k:
+        return q6_k(block, k, codes);
     }
   }
 
@@ -116,13 +124,15 @@ void gather(const uint8_t* codes, int64_t input, uint8_t* vectors) {
   }
 }
 
-template <int Width> void plane(const uint8_t* vectors, int shift, uint8_t* out) {
+template <int Width>
+void plane(const uint8_t* vectors, int shift, uint8_t* out) {
   constexpr int per = 8 / Width;
   constexpr unsigned mask = (1u << Width) - 1;
   for (int v = 0; v < 16 / per; ++v)
     for (int i = 0; i < 64; ++i) {
       unsigned byte = 0;
-      for (int j = 0; j < per; ++j) byte |= ((static_cast<unsigned>(vectors[64 * (v * per + j) + i]) >> shift) & mask) << (Width * j);
+      for (int j = 0; j < per; ++j)
+        byte |= ((static_cast<unsigned>(vectors[64 * (v * per + j) + i]) >> shift) & mask) << (Width * j);
       out[64 * v + i] = static_cast<uint8_t>(byte);
     }
 }
@@ -152,7 +162,8 @@ void pack_tile(const PackJob& job, int64_t tile) {
         continue;
       }
       const uint8_t* row = job.data + (job.rows ? job.rows[channel] : channel) * row_bytes;
-      for (int64_t i = 0; i < count; i += form.block) lane.read(row + (k + i) / form.block * form.bytes, k + i, codes + l * kSpan + i);
+      for (int64_t i = 0; i < count; i += form.block)
+        lane.read(row + (k + i) / form.block * form.bytes, k + i, codes + l * kSpan + i);
     }
     for (int64_t i = 0; i < count; i += 32) {
       gather(codes, i, vectors);

@@ -131,7 +131,8 @@ Pool::Pool(int threads) : state_(new State(threads < 1 ? 1 : threads)) {
 }
 
 Pool::~Pool() {
-  if (process_id() != state_->owner) return;  // the threads are the parent's: nothing to join, and their handles must not be touched
+  if (process_id() != state_->owner)
+    return;  // the threads are the parent's: nothing to join, and their handles must not be touched
   state_->stop.store(true);
   state_->generation.fetch_add(1);
   state_->generation.notify_all();

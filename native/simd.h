@@ -45,6 +45,7 @@ inline i32x16 bf16_bits(f32x16 v) {
   return select(is_nan(v), bits | set1_i32(0x400000), rounded);
 }
 
+#if !defined(PENSTOCK_TIER_AVX512)  // which has masks for these
 inline void store_bf16_n(uint16_t* p, f32x16 v, int n) {
   uint16_t lanes[16];
   store_bf16(lanes, v);
@@ -62,6 +63,7 @@ inline f32x16 load_f16_n(const uint16_t* p, int n) {
   memcpy(lanes, p, sizeof(uint16_t) * static_cast<size_t>(n));
   return load_f16(lanes);
 }
+#endif
 
 inline int32_t load_x4(const int8_t* p) {
   int32_t value;

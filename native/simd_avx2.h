@@ -5,10 +5,18 @@
 namespace penstock {
 namespace {
 
-struct f32x16 { __m256 a, b; };
-struct i32x16 { __m256i a, b; };
-struct u8x64 { __m256i a, b; };
-struct mask16 { __m256 a, b; };
+struct f32x16 {
+  __m256 a, b;
+};
+struct i32x16 {
+  __m256i a, b;
+};
+struct u8x64 {
+  __m256i a, b;
+};
+struct mask16 {
+  __m256 a, b;
+};
 
 inline __m256i first8(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
 inline __m256i load_256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
@@ -17,7 +25,9 @@ inline void store_256(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m2
 
 inline f32x16 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline f32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-inline f32x16 load_n(const float* p, int n) { return {_mm256_maskload_ps(p, first8(n)), _mm256_maskload_ps(p + 8, first8(n - 8))}; }
+inline f32x16 load_n(const float* p, int n) {
+  return {_mm256_maskload_ps(p, first8(n)), _mm256_maskload_ps(p + 8, first8(n - 8))};
+}
 inline void store(float* p, f32x16 v) {
   _mm256_storeu_ps(p, v.a);
   _mm256_storeu_ps(p + 8, v.b);
@@ -57,8 +67,14 @@ inline i32x16 operator*(i32x16 x, i32x16 y) { return {_mm256_mullo_epi32(x.a, y.
 inline i32x16 operator&(i32x16 x, i32x16 y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
 inline i32x16 operator|(i32x16 x, i32x16 y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
 inline i32x16 operator^(i32x16 x, i32x16 y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
-template <int N> inline i32x16 shl(i32x16 x) { return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)}; }
-template <int N> inline i32x16 shr(i32x16 x) { return {_mm256_srai_epi32(x.a, N), _mm256_srai_epi32(x.b, N)}; }
+template <int N>
+inline i32x16 shl(i32x16 x) {
+  return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)};
+}
+template <int N>
+inline i32x16 shr(i32x16 x) {
+  return {_mm256_srai_epi32(x.a, N), _mm256_srai_epi32(x.b, N)};
+}
 inline mask16 gt(i32x16 x, i32x16 y) {
   return {_mm256_castsi256_ps(_mm256_cmpgt_epi32(x.a, y.a)), _mm256_castsi256_ps(_mm256_cmpgt_epi32(x.b, y.b))};
 }
@@ -112,12 +128,19 @@ inline u8x64 and_u8(u8x64 x, uint8_t byte) {
   return {_mm256_and_si256(x.a, m), _mm256_and_si256(x.b, m)};
 }
 inline u8x64 or_u8(u8x64 x, u8x64 y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
-template <int N> inline u8x64 shr_u8(u8x64 x) { return {_mm256_srli_epi16(x.a, N), _mm256_srli_epi16(x.b, N)}; }
-template <int N> inline u8x64 shl_u8(u8x64 x) { return {_mm256_slli_epi16(x.a, N), _mm256_slli_epi16(x.b, N)}; }
+template <int N>
+inline u8x64 shr_u8(u8x64 x) {
+  return {_mm256_srli_epi16(x.a, N), _mm256_srli_epi16(x.b, N)};
+}
+template <int N>
+inline u8x64 shl_u8(u8x64 x) {
+  return {_mm256_slli_epi16(x.a, N), _mm256_slli_epi16(x.b, N)};
+}
 
 // Codes up to 127 times |x| ≤ 127: a pair is at most 32,258 and cannot saturate vpmaddubsw. An 8-bit code is split into its low seven
 // bits and its top bit (128 · 127 · 2 = 32,512), summed in 32 bits.
-template <int Bits> inline __m256i dot8(__m256i acc, __m256i codes, __m256i x) {
+template <int Bits>
+inline __m256i dot8(__m256i acc, __m256i codes, __m256i x) {
   const __m256i ones = _mm256_set1_epi16(1);
   if constexpr (Bits == 8) {
     const __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(codes, _mm256_set1_epi8(127)), x);
@@ -127,18 +150,23 @@ template <int Bits> inline __m256i dot8(__m256i acc, __m256i codes, __m256i x) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), ones));
   }
 }
-template <int Bits> inline i32x16 dot(i32x16 acc, u8x64 codes, int32_t x4) {
+template <int Bits>
+inline i32x16 dot(i32x16 acc, u8x64 codes, int32_t x4) {
   const __m256i x = _mm256_set1_epi32(x4);
   return {dot8<Bits>(acc.a, codes.a, x), dot8<Bits>(acc.b, codes.b, x)};
 }
 
 // What dot() leaves out, as a multiple of the sum of x.
-template <int Bits> constexpr int32_t dot_bias() { return 0; }
+template <int Bits>
+constexpr int32_t dot_bias() {
+  return 0;
+}
 
-constexpr int kCodeRows = 2;
-constexpr int kFloatRows = 3;
+constexpr int kCodeRows = 4;  // rows × 16 · kHalves channels kept in registers by the code kernel
+constexpr int kHalves = 1;
+constexpr int kFloatRows = 3;  // rows × kFloatChannels accumulators of the float kernel
 constexpr int kFloatChannels = 2;
-constexpr int kFloatChannels1 = 4;
+constexpr int kFloatChannels1 = 4;  // channels at a time when there is one row
 
 }  // namespace
 }  // namespace penstock
