@@ -3,9 +3,9 @@
 Knows nothing about who runs next, time or tensors. Invariant: free + cached + held == total in every group, a page
 that is written has one holder, and tables only grow (a page behind a window turns to -1).
 
-Life of a full page: entered as *pending* when the sequence that will compute it is opened, *ready* when its last token
-is committed, *cached* when nobody holds it any more, evicted when its memory is needed. If the sequence ends before
-the page is ready, the entry dies and whoever waited computes the page itself.
+Life of a full page: *pending* from when the sequence that will compute it is opened, *ready* when its last token is
+committed, *cached* when nobody holds it any more, evicted when its memory is needed. If the sequence ends before the
+page is ready, its claim is taken back and whoever waited computes the page itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from penstock.core import EngineConfig, KvGroup, PageCopy, Request, Sequence
 from penstock.kv.pool import PagePool
-from penstock.kv.prefix import READY, Entry, PageHash, PageHasher, PrefixIndex, sha256
+from penstock.kv.prefix import Claim, Entry, PageHash, PageHasher, PendingPage, PrefixIndex, pack, sha256
 
 
 class Match(NamedTuple):
@@ -23,13 +23,13 @@ class Match(NamedTuple):
 
     Attributes:
         entries: ready pages from the first on, as many as can be used.
-        pending: the first page after them that somebody computes right now, or None.
+        pending: the last of the pages after them that somebody computes right now, or None.
         num_held: pages of them that the sequence would hold, by group.
         num_unheld: of these, how many nobody holds yet (they leave the evictable ones), by group.
     """
 
     entries: tuple[Entry, ...]
-    pending: Entry | None
+    pending: PendingPage | None
     num_held: tuple[int, ...]
     num_unheld: tuple[int, ...]
 
@@ -37,14 +37,18 @@ class Match(NamedTuple):
 class _Holding:
     """What the manager keeps for one open sequence."""
 
-    __slots__ = ("extra", "keys", "num_full", "owned", "sequence", "trimmed")
+    __slots__ = ("claim", "extra", "keys", "need", "num_full", "owned", "promised", "sequence", "trimmed")
 
     def __init__(self, sequence: Sequence, keys: list[bytes], num_full: int, trimmed: list[int]) -> None:
         self.sequence = sequence
         self.keys = keys
+        self.extra: bytes | None = None  # of every page; None where pages differ
         self.num_full = num_full  # pages that are complete and booked
-        self.owned: dict[int, Entry] = {}  # entries that this sequence computes or computed, by page index
+        self.claim: Claim | None = None
+        self.owned: list[Entry] = []  # pages that this sequence computed and that others may hit
         self.trimmed = trimmed  # first page index that may still be held, by group
+        self.need = [0] * len(trimmed)  # pages set aside for it in all, by group
+        self.promised = [0] * len(trimmed)  # of these, not taken yet
 
 
 class KvManager:
@@ -58,6 +62,8 @@ class KvManager:
     Attributes:
         queries_tokens: prompt tokens looked up at first admission.
         hits_tokens: of these, found.
+        gains: counts what can make a match hold more pages that somebody holds already: a page that became ready, a
+            cached page that found a holder.
     """
 
     def __init__(self, groups: tuple[KvGroup, ...], config: EngineConfig, hash_page: PageHash = sha256) -> None:
@@ -67,10 +73,11 @@ class KvManager:
         self._chunk_pages = config.depth * -(-config.max_step_tokens // config.page_tokens)
         self._pools = tuple(PagePool[Entry](pages) for pages in config.pages)
         self._hasher = PageHasher(config.page_tokens, config.model_identity, hash_page)
-        self._index = PrefixIndex()
+        self._index = PrefixIndex(config.page_tokens)
         self._open: dict[int, _Holding] = {}
         self._nothing: tuple[tuple[int, ...], ...] = ((),) * len(groups)
-        self.queries_tokens = self.hits_tokens = 0
+        self._promised = [0] * len(groups)
+        self.queries_tokens = self.hits_tokens = self.gains = 0
 
     # Sizes.
 
@@ -104,9 +111,9 @@ class KvManager:
         """Pages of all groups that sequences hold."""
         return self.pages_total - self.pages_free - self.pages_cached
 
-    def available(self) -> list[int]:
-        """Pages that can be taken, by group."""
-        return [pool.num_available for pool in self._pools]
+    def spare(self) -> list[int]:
+        """Pages that are neither held nor set aside by `reserve`, by group; may be negative."""
+        return [pool.num_available - owed for pool, owed in zip(self._pools, self._promised, strict=True)]
 
     def need(self, num_tokens: int) -> list[int]:
         """Pages that a sequence of so many tokens holds at most, by group (a window: its last pages and a chunk)."""
@@ -136,48 +143,38 @@ class KvManager:
 
     def estimate(self, keys: Collection[bytes]) -> int:
         """Tokens that the index seems to hold of a prompt, pending ones included; a guess that compares hashes only."""
-        count = 0
-        for key in keys:
-            if self._index.claim(key):
-                break
-            count += 1
-        return count * self._page_tokens
+        return self._index.leading(keys) * self._page_tokens
 
     def match(self, sequence: Sequence, keys: list[bytes]) -> Match:
         """Pages that the sequence need not compute; the last known token is always left to compute."""
         entries: list[Entry] = []
-        pending: Entry | None = None
+        pending: PendingPage | None = None
         if self._prefix_cache:
             most = min(len(keys), (len(sequence.tokens) - 1) // self._page_tokens)
-            for index in range(most):
-                entry = self._find(sequence, keys, index)
-                if entry is None:
-                    break
-                if entry.pending:
-                    pending = entry
-                    break
-                if any(entry.pages[g] < 0 for g, window in enumerate(self._windows) if window is None):
-                    break
-                entries.append(entry)
-        usable = entries[: self._usable(entries)]
+            extras = self._hasher.extras(sequence.request, most)
+            entries, pending = self._index.find(keys, sequence.tokens, extras)
+        if len(self._pools) > 1:
+            whole = self._whole(entries)
+            pending = pending if whole == len(entries) else None
+            entries = entries[: self._usable(entries[:whole])]
         held, unheld = [0] * len(self._pools), [0] * len(self._pools)
         for group, pool in enumerate(self._pools):
-            for entry in usable[self._first_kept(group, len(usable) * self._page_tokens) :]:
-                held[group] += 1
-                unheld[group] += pool.refs[entry.pages[group]] == 0
-        return Match(tuple(usable), pending, tuple(held), tuple(unheld))
+            first, refs = self._first_kept(group, len(entries) * self._page_tokens), pool.refs
+            held[group] = len(entries) - first
+            unheld[group] = [refs[entry.pages[group]] for entry in entries[first:]].count(0)
+        return Match(tuple(entries), pending, tuple(held), tuple(unheld))
 
-    def _find(self, sequence: Sequence, keys: list[bytes], index: int) -> Entry | None:
-        size = self._page_tokens
-        tokens = tuple(sequence.tokens[index * size : (index + 1) * size])
-        parent = keys[index - 1] if index else b""
-        return self._index.find(keys[index], parent, tokens, self._hasher.extra(sequence.request, index))
+    def _whole(self, entries: list[Entry]) -> int:
+        """How many entries from the first on still have their page in every group without a window."""
+        full = [group for group, window in enumerate(self._windows) if window is None]
+        for index, entry in enumerate(entries):
+            if any(entry.pages[group] < 0 for group in full):
+                return index
+        return len(entries)
 
     def _usable(self, entries: list[Entry]) -> int:
         """The longest prefix of the entries whose last window is there in every windowed group."""
         windowed = [group for group, window in enumerate(self._windows) if window is not None]
-        if not windowed:
-            return len(entries)
         best = 0
         runs = dict.fromkeys(windowed, 0)  # pages present without a gap up to here
         for count, entry in enumerate(entries, 1):
@@ -207,42 +204,44 @@ class KvManager:
         trimmed = [self._first_kept(group, computed) for group in range(len(self._pools))]
         tables: list[list[int]] = []
         for group, pool in enumerate(self._pools):
-            table = [-1] * trimmed[group]
-            for entry in entries[trimmed[group] :]:
-                pool.hold(entry.pages[group])
-                table.append(entry.pages[group])
-            tables.append(table)
+            held = [entry.pages[group] for entry in entries[trimmed[group] :]]
+            pool.hold(held)
+            tables.append([-1] * trimmed[group] + held)
         sequence.tables = tuple(tables)
         sequence.num_computed = sequence.num_scheduled = computed
-        holding = _Holding(sequence, keys, len(entries), trimmed)
-        self._open[sequence.id] = holding
+        holding = self._begin(sequence, keys, len(entries), trimmed)
+        if match is not None:
+            self.gains += max(match.num_unheld)
         if self._prefix_cache:
-            for index in range(len(entries), min(len(keys), len(sequence.tokens) // self._page_tokens)):
-                self._enter(holding, index)
+            holding.claim = Claim(sequence.id, sequence.tokens, keys)
+            self._index.claim(keys[len(entries) : len(sequence.tokens) // self._page_tokens], holding.claim)
 
-    def _enter(self, holding: _Holding, index: int) -> None:
-        """Enters a page of the sequence as pending, unless its key is taken."""
-        key = holding.keys[index]
-        if not self._index.claim(key):
-            return
-        sequence, size = holding.sequence, self._page_tokens
-        tokens = tuple(sequence.tokens[index * size : (index + 1) * size])
-        parent = holding.keys[index - 1] if index else b""
-        entry = Entry(key, parent, tokens, self._hasher.extra(sequence.request, index), sequence.id)
-        entry.pages = [-1] * len(self._pools)
-        self._index.enter(entry)
-        holding.owned[index] = entry
+    def _begin(self, sequence: Sequence, keys: list[bytes], num_full: int, trimmed: list[int]) -> _Holding:
+        holding = self._open[sequence.id] = _Holding(sequence, keys, num_full, trimmed)
+        if not sequence.request.media:
+            holding.extra = self._hasher.extra(sequence.request, 0)
+        return holding
+
+    def reserve(self, sequence: Sequence, num_tokens: int) -> None:
+        """Sets pages aside for so many tokens of an open sequence: `spare` leaves them out until they are taken."""
+        holding = self._open[sequence.id]
+        holding.need = self.need(num_tokens)
+        self._promise(holding)
+
+    def _promise(self, holding: _Holding) -> None:
+        """Brings what is set aside up to date after the sequence's tables changed."""
+        for group, table in enumerate(holding.sequence.tables):
+            owed = max(0, holding.need[group] - len(table) + holding.trimmed[group])
+            self._promised[group] += owed - holding.promised[group]
+            holding.promised[group] = owed
 
     def can_fork(self, source: Sequence, target: Sequence) -> bool:
         """Whether the source has computed the target's prompt and still holds what the target needs of it."""
         computed = target.num_prompt - 1
         if source.num_computed < computed or not source.tables:
             return False
-        full = -(-computed // self._page_tokens)
-        return all(
-            min(table[self._first_kept(group, computed) : full], default=0) >= 0
-            for group, table in enumerate(source.tables)
-        )
+        trimmed = self._open[source.id].trimmed
+        return all(first <= self._first_kept(group, computed) for group, first in enumerate(trimmed))
 
     def shared_by_fork(self, target: Sequence) -> list[int]:
         """Full pages that a fork shares, by group."""
@@ -265,8 +264,7 @@ class KvManager:
         copies: list[PageCopy] = []
         for group, pool in enumerate(self._pools):
             table = [-1] * firsts[group] + source.tables[group][firsts[group] : full]
-            for page in table[firsts[group] :]:
-                pool.hold(page)
+            pool.hold(table[firsts[group] :])
             if rest:
                 page = self._take(group)
                 copies.append(PageCopy(group, source.tables[group][full], page))
@@ -274,7 +272,9 @@ class KvManager:
             tables.append(table)
         target.tables = tuple(tables)
         target.num_computed = target.num_scheduled = computed
-        self._open[target.id] = _Holding(target, keys, full, firsts)
+        holding = self._begin(target, keys, full, firsts)
+        if self._prefix_cache:
+            holding.claim = Claim(target.id, target.tokens, keys)
         return tuple(copies)
 
     def grow(self, sequence: Sequence, num_tokens: int) -> tuple[tuple[int, ...], ...] | None:
@@ -290,15 +290,8 @@ class KvManager:
             pages = tuple([self._take(group) for _ in range(missing)])
             table.extend(pages)
             grown.append(pages)
+        self._promise(self._open[sequence.id])
         return tuple(grown)
-
-    def outstanding(self, sequence: Sequence, num_tokens: int) -> list[int]:
-        """Pages that the sequence may still take until it has so many tokens, by group."""
-        trimmed = self._open[sequence.id].trimmed
-        return [
-            max(0, need - len(table) + first)
-            for need, table, first in zip(self.need(num_tokens), sequence.tables, trimmed, strict=True)
-        ]
 
     def room(self, sequence: Sequence) -> int:
         """Positions that the sequence's tables could cover with every page that can be taken."""
@@ -316,55 +309,62 @@ class KvManager:
     def commit(self, sequence: Sequence) -> None:
         """Books the pages that `sequence.num_computed` completes, and lets go of those behind a window."""
         holding = self._open[sequence.id]
-        for index in range(holding.num_full, sequence.num_computed // self._page_tokens):
-            if self._prefix_cache:
+        full = sequence.num_computed // self._page_tokens
+        if self._prefix_cache:
+            for index in range(holding.num_full, full):
                 self._ready(holding, index)
-            holding.num_full = index + 1
+        holding.num_full = max(holding.num_full, full)
         for group, window in enumerate(self._windows):
             if window is not None:
                 self._trim(holding, group)
 
     def _ready(self, holding: _Holding, index: int) -> None:
-        sequence, keys = holding.sequence, holding.keys
+        """Enters a page that is complete, unless its key is taken."""
+        sequence, keys, size = holding.sequence, holding.keys, self._page_tokens
+        packed = pack(sequence.tokens[index * size : (index + 1) * size])
+        extra = self._hasher.extra(sequence.request, index) if holding.extra is None else holding.extra
+        parent = keys[index - 1] if index else b""
         if index == len(keys):
-            size = self._page_tokens
-            tokens = sequence.tokens[index * size : (index + 1) * size]
-            extra = self._hasher.extra(sequence.request, index)
-            keys.append(self._hasher.key(keys[-1] if keys else b"", tokens, extra))
-        if index not in holding.owned:
-            self._enter(holding, index)
-        entry = holding.owned.get(index)
-        if entry is None or not entry.alive:
+            keys.append(self._hasher.key(parent, packed, extra))
+        assert holding.claim is not None, "an open sequence claims its pages"
+        entry = Entry(keys[index], parent, packed, extra, [table[index] for table in sequence.tables])
+        if not self._index.enter(entry, holding.claim):
             return
-        entry.writer = READY
-        for group, table in enumerate(sequence.tables):
-            entry.pages[group] = table[index]
-            if table[index] >= 0:
-                self._pools[group].publish(table[index], entry)
+        holding.owned.append(entry)
+        self.gains += 1
+        for pool, page in zip(self._pools, entry.pages, strict=True):
+            if page >= 0:
+                pool.publish(page, entry)
 
     def _trim(self, holding: _Holding, group: int) -> None:
         table = holding.sequence.tables[group]
         # One position less than the sequence needs: other samples start from its last prompt token.
         first = min(self._first_kept(group, holding.sequence.num_computed - 1), len(table))
+        if first <= holding.trimmed[group]:
+            return
         for index in range(holding.trimmed[group], first):
             self._pools[group].drop(table[index])
             table[index] = -1
-        holding.trimmed[group] = max(first, holding.trimmed[group])
+        holding.trimmed[group] = first
+        self._promise(holding)
 
     def abandon(self, sequence: Sequence, *, poisoned: bool = False) -> None:
         """Withdraws the pages that the sequence will not complete; with `poisoned` also those it completed."""
         holding = self._open.get(sequence.id)
         if holding is None:
             return
-        for entry in holding.owned.values():
-            if not entry.alive or not (poisoned or entry.pending):
+        if holding.claim is not None:
+            self._index.unclaim(holding.keys[holding.num_full :], holding.claim)
+        if not poisoned:
+            return
+        for entry in holding.owned:
+            if not entry.alive:
                 continue
             self._index.remove(entry)
-            for group, page in enumerate(entry.pages):
+            for pool, page in zip(self._pools, entry.pages, strict=True):
                 if page >= 0:
-                    self._pools[group].withdraw(page)
-        if poisoned:
-            holding.owned.clear()
+                    pool.withdraw(page)
+        holding.owned.clear()
 
     def release(self, sequence: Sequence) -> None:
         """Takes the sequence's tables away; ready pages stay findable, the last ones are evicted first."""
@@ -374,6 +374,7 @@ class KvManager:
             pool = self._pools[group]
             for page in reversed(table[holding.trimmed[group] :]):
                 pool.drop(page)
+            self._promised[group] -= holding.promised[group]
         sequence.tables = ()
         sequence.num_computed = sequence.num_scheduled = 0
 
@@ -393,7 +394,7 @@ class KvManager:
             for entry in self._index.entries():
                 page = entry.pages[group]
                 assert page < 0 or pool.label(page) is entry, f"page {page} is published under another key"
-        for entry in self._index.entries():
-            assert entry.alive and (max(entry.pages) >= 0) != entry.pending, "a ready entry without pages"
-            if entry.pending:
-                assert entry.writer in self._open, "a pending page without a writer"
+            owed = sum(holding.promised[group] for holding in self._open.values())
+            assert self._promised[group] == owed >= 0, "what is set aside is not what was promised"
+        assert all(max(entry.pages) >= 0 for entry in self._index.entries()), "a ready entry without pages"
+        self._index.check(self._open)

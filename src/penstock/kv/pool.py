@@ -6,6 +6,7 @@ one of the three.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 Label = TypeVar("Label")
@@ -58,11 +59,13 @@ class PagePool(Generic[Label]):
         self.refs[page] = 1
         return page, label
 
-    def hold(self, page: int) -> None:
-        """Adds a holder to a page that is held or cached."""
-        if self.refs[page] == 0:
-            del self._cached[page]
-        self.refs[page] += 1
+    def hold(self, pages: Iterable[int]) -> None:
+        """Adds a holder to pages that are held or cached."""
+        refs, cached = self.refs, self._cached
+        for page in pages:
+            if refs[page] == 0:
+                del cached[page]
+            refs[page] += 1
 
     def drop(self, page: int) -> None:
         """Takes one holder away; the last one leaves the page cached if it is published, else free."""

@@ -1,21 +1,24 @@
-"""Which pages hold which tokens: page hashes and the index from a hash to pages.
+"""Which pages hold which tokens: page hashes, and the index from a hash to a page or to who computes it.
 
-Knows nothing about requests in flight or free memory. Invariant: an entry that is found has the tokens asked for;
-equal hashes alone are never enough.
+Knows nothing about free memory or tables. Invariant: what is found has the tokens asked for; equal hashes alone are
+never enough. A key stands for a ready page or for a claim, never for both.
+
+A prompt has thousands of pages and is looked up in the step loop, so runs of pages are compared as one string of bytes;
+page by page only where that differs, which takes a collision of hashes.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 from penstock.core import Request
 
 PageHash = Callable[[bytes], bytes]
 
-# Where a writer's id would stand, in an entry whose pages are complete.
-READY = -1
+ID_BYTES = 8
 
 
 def sha256(data: bytes) -> bytes:
@@ -23,34 +26,74 @@ def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+def pack(tokens: Sequence[int]) -> bytes:
+    """The ids as 64-bit integers."""
+    return array("q", tokens).tobytes()
+
+
 class Entry:
-    """One page of tokens after one prefix: its page in every KV group, or who is computing it.
+    """One computed page of tokens after one prefix, and its page in every KV group.
 
     Attributes:
         key: hash of (parent, tokens, extra).
         parent: key of the page before, b"" for the first.
-        tokens: the page's ids.
+        packed: the page's ids, packed.
         extra: what else the keys and values depend on.
         pages: page of each group, -1 where there is none.
-        writer: id of the sequence that computes it, READY when it is complete.
         alive: whether it is in the index.
     """
 
-    __slots__ = ("alive", "extra", "key", "pages", "parent", "tokens", "writer")
+    __slots__ = ("alive", "extra", "key", "packed", "pages", "parent")
 
-    def __init__(self, key: bytes, parent: bytes, tokens: tuple[int, ...], extra: bytes, writer: int) -> None:
+    def __init__(self, key: bytes, parent: bytes, packed: bytes, extra: bytes, pages: list[int]) -> None:
         self.key = key
         self.parent = parent
-        self.tokens = tokens
+        self.packed = packed
         self.extra = extra
-        self.pages: list[int] = []
-        self.writer = writer
+        self.pages = pages
         self.alive = True
+
+
+class Claim:
+    """The pages that one sequence is computing; all it keeps is shared with the sequence.
+
+    Attributes:
+        writer: id of the sequence.
+        tokens: its ids.
+        keys: hashes of its pages.
+    """
+
+    __slots__ = ("keys", "tokens", "writer")
+
+    def __init__(self, writer: int, tokens: list[int], keys: list[bytes]) -> None:
+        self.writer = writer
+        self.tokens = tokens
+        self.keys = keys
+
+
+class PendingPage:
+    """A page that somebody computes, as one who waits for it sees it.
+
+    Attributes:
+        key: of the page.
+    """
+
+    __slots__ = ("_claim", "_claims", "key")
+
+    def __init__(self, key: bytes, claim: Claim, claims: dict[bytes, Claim]) -> None:
+        self.key = key
+        self._claim = claim
+        self._claims = claims
+
+    @property
+    def writer(self) -> int:
+        """Id of the sequence that computes it."""
+        return self._claim.writer
 
     @property
     def pending(self) -> bool:
-        """Whether it is still being computed by a live sequence."""
-        return self.alive and self.writer != READY
+        """Whether that sequence is still at it."""
+        return self._claims.get(self.key) is self._claim
 
 
 class PageHasher:
@@ -76,53 +119,129 @@ class PageHasher:
                 fields.append(f"{start - first} {length} {digest}".encode())
         return b"".join(len(field).to_bytes(4, "little") + field for field in fields)
 
-    def key(self, parent: bytes, tokens: Sequence[int], extra: bytes) -> bytes:
+    def key(self, parent: bytes, packed: bytes, extra: bytes) -> bytes:
         """The hash of one page."""
-        return self._hash(parent + array("q", tokens).tobytes() + extra)
+        return self._hash(parent + packed + extra)
 
     def keys(self, request: Request) -> tuple[bytes, ...]:
         """Hashes of every full page of the prompt, each one chained to the one before."""
-        size, tokens = self._page_tokens, request.prompt_tokens
+        width, packed = self._page_tokens * ID_BYTES, pack(request.prompt_tokens)
         keys: list[bytes] = []
         parent = b""
-        plain = None if request.media else self.extra(request, 0)
-        for index in range(len(tokens) // size):
-            extra = self.extra(request, index) if plain is None else plain
-            parent = self.key(parent, tokens[index * size : (index + 1) * size], extra)
+        for index, extra in enumerate(self.extras(request, len(packed) // width)):
+            parent = self.key(parent, packed[index * width : (index + 1) * width], extra)
             keys.append(parent)
         return tuple(keys)
 
+    def extras(self, request: Request, num_pages: int) -> list[bytes]:
+        """`extra` of the first pages; they differ only where there are media."""
+        if request.media:
+            return [self.extra(request, index) for index in range(num_pages)]
+        return [self.extra(request, 0)] * num_pages
+
 
 class PrefixIndex:
-    """Entries by key."""
+    """Ready pages and claims by key.
 
-    def __init__(self) -> None:
+    Args:
+        page_tokens: tokens of a page.
+    """
+
+    def __init__(self, page_tokens: int) -> None:
+        self._page_tokens = page_tokens
         self._entries: dict[bytes, Entry] = {}
+        self._claims: dict[bytes, Claim] = {}
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    def leading(self, keys: Iterable[bytes]) -> int:
+        """How many keys from the first on are ready or claimed; hashes only."""
+        count = 0
+        for key in keys:
+            if key not in self._entries and key not in self._claims:
+                break
+            count += 1
+        return count
 
-    def find(self, key: bytes, parent: bytes, tokens: tuple[int, ...], extra: bytes) -> Entry | None:
-        """The entry of exactly these tokens after this parent; None where there is none or only the hash agrees."""
-        entry = self._entries.get(key)
-        if entry is None or entry.tokens != tokens or entry.parent != parent or entry.extra != extra:
+    def find(self, keys: list[bytes], tokens: list[int], extras: list[bytes]) -> tuple[list[Entry], PendingPage | None]:
+        """The ready pages of these tokens from the first on, and the last page of those that somebody computes next.
+
+        Args:
+            keys: page hashes of the tokens; those without an `extras` are left out.
+            tokens: the ids.
+            extras: what else each page depends on.
+        """
+        entries: list[Entry] = []
+        get = self._entries.get
+        for key in islice(keys, len(extras)):
+            entry = get(key)
+            if entry is None:
+                break
+            entries.append(entry)
+        count = self._agreeing(entries, keys, tokens, extras)
+        if count < len(entries):
+            return entries[:count], None
+        return entries, self._pending(count, keys, tokens, len(extras))
+
+    def _agreeing(self, entries: list[Entry], keys: list[bytes], tokens: list[int], extras: list[bytes]) -> int:
+        """How many entries from the first on have exactly these tokens after these parents."""
+        count, size = len(entries), self._page_tokens
+        packed = pack(tokens[: count * size])
+        parents = [b"", *keys[: count - 1]] if count else []
+        if (
+            b"".join([entry.packed for entry in entries]) == packed
+            and [entry.parent for entry in entries] == parents
+            and [entry.extra for entry in entries] == extras[:count]
+        ):
+            return count
+        width = size * ID_BYTES
+        for index, entry in enumerate(entries):
+            same = entry.packed == packed[index * width : (index + 1) * width]
+            if not same or entry.parent != parents[index] or entry.extra != extras[index]:
+                return index
+        return count
+
+    def _pending(self, first: int, keys: list[bytes], tokens: list[int], most: int) -> PendingPage | None:
+        """The last page of the run from `first` that one sequence computes; None unless its tokens are the same."""
+        claim = self._claims.get(keys[first]) if first < most else None
+        if claim is None:
             return None
-        return entry
+        end = first + 1
+        while end < most and self._claims.get(keys[end]) is claim:
+            end += 1
+        positions = end * self._page_tokens
+        if claim.keys[:end] != keys[:end] or claim.tokens[:positions] != tokens[:positions]:
+            return None
+        return PendingPage(keys[end - 1], claim, self._claims)
 
-    def claim(self, key: bytes) -> bool:
-        """Whether the key is free to be entered."""
-        return key not in self._entries
+    def claim(self, keys: list[bytes], claim: Claim) -> None:
+        """Notes who computes these pages; keys that are taken stay as they are."""
+        entries, claims = self._entries, self._claims
+        claims.update(dict.fromkeys([key for key in keys if key not in entries and key not in claims], claim))
 
-    def enter(self, entry: Entry) -> None:
-        """Adds an entry under a free key."""
-        assert entry.key not in self._entries, "a key is entered twice"
+    def unclaim(self, keys: Iterable[bytes], claim: Claim) -> None:
+        """Takes back what is left of a claim; whoever waits for it sees that."""
+        for key in keys:
+            if self._claims.get(key) is claim:
+                del self._claims[key]
+
+    def enter(self, entry: Entry, claim: Claim) -> bool:
+        """Adds a ready page in place of its writer's claim; False if the key stands for something else."""
+        if self._claims.get(entry.key, claim) is not claim or entry.key in self._entries:
+            return False
+        self._claims.pop(entry.key, None)
         self._entries[entry.key] = entry
+        return True
 
     def remove(self, entry: Entry) -> None:
-        """Takes an entry out; whoever waits for it sees that it is dead."""
+        """Takes an entry out."""
         del self._entries[entry.key]
         entry.alive = False
 
     def entries(self) -> tuple[Entry, ...]:
-        """All of them, for checks."""
+        """The ready pages, for checks."""
         return tuple(self._entries.values())
+
+    def check(self, open_ids: Iterable[int]) -> None:
+        """Raises AssertionError unless entries and claims exclude each other and every claim has a live writer."""
+        assert not self._entries.keys() & self._claims.keys(), "a page is ready and pending"
+        assert {claim.writer for claim in self._claims.values()} <= set(open_ids), "a pending page without a writer"
+        assert all(entry.alive for entry in self._entries.values()), "a dead page is found"

@@ -6,7 +6,7 @@ Knows nothing about plans or pages. Invariant: a job is in the queue, running, o
 from __future__ import annotations
 
 from penstock.core import PageCopy, Request, Sequence
-from penstock.kv import Entry
+from penstock.kv import PendingPage
 
 
 class Job:
@@ -27,7 +27,6 @@ class Job:
         sampled_step: the uncommitted step that samples its next token, -1 without one.
         sent_pages: entries of its tables that the backend was told.
         opened: whether the backend knows its slot.
-        reserved: tokens that admission set aside for it.
         short: it could not get a page and sits out until one is made free.
         doomed: it is to lose its pages at the commit of its last step.
         ended: it has been reported as finished.
@@ -48,7 +47,6 @@ class Job:
         "opened",
         "order",
         "rank",
-        "reserved",
         "sampled_step",
         "sent_pages",
         "sequence",
@@ -69,7 +67,7 @@ class Job:
         # A grammar or drafts need the result of the step before: such a sequence sits out one plan.
         self.waits_alone = sequence.request.grammar is not None
         self.rank: Rank = (0, 0.0, 0)
-        self.blocked_on: Entry | None = None
+        self.blocked_on: PendingPage | None = None
         self.leader: Job | None = None
         self.reset()
         self.ended = False
@@ -82,7 +80,6 @@ class Job:
         self.sampled_step = -1
         self.sent_pages = 0
         self.opened = False
-        self.reserved = 0
         self.short = False
         self.doomed = False
         self.copies: tuple[PageCopy, ...] = ()

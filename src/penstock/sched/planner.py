@@ -39,7 +39,6 @@ class _Draft:
         "opened",
         "prefill_tokens",
         "rows",
-        "spare_pages",
         "spare_s",
         "step",
     )
@@ -55,7 +54,6 @@ class _Draft:
         self.kv_tokens = 0
         self.forced = True  # the first prefill row gets a token whatever it costs
         self.spare_s = 0.0
-        self.spare_pages: list[int] | None = None
 
     @property
     def features(self) -> StepFeatures:
@@ -280,14 +278,11 @@ class Planner:
                 self._park(job, self._roster.jobs.get(match.pending.writer))
                 return False
         reserved = self._reserve(job)
-        if draft.spare_pages is None:
-            draft.spare_pages = self._roster.spare()
         taken = self._pages_taken(job, reserved, match, source is not None)
-        if not policy.covers(draft.spare_pages, taken) or not self._in_time(draft, job, match, source):
+        if not policy.covers(self._kv.spare(), taken) or not self._in_time(draft, job, match, source):
             return False
         if source is None or not self._fork(job, source):
             self._kv.open(job.sequence, job.keys, match)
-        draft.spare_pages = [have - take for have, take in zip(draft.spare_pages, taken, strict=True)]
         self._enter(draft, job, reserved, now)
         return True
 

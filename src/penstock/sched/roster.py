@@ -65,11 +65,11 @@ class Roster:
         return bool(self._free)
 
     def enter(self, job: Job, reserved: int) -> None:
-        """Gives a job, whose tables are open, a slot."""
+        """Gives a job, whose tables are open, a slot, and sets memory for `reserved` tokens aside."""
         job.order = self._admissions
         self._admissions += 1
-        job.reserved = reserved
         sequence = job.sequence
+        self._kv.reserve(sequence, reserved)
         sequence.slot = self._free.pop()
         sequence.state = SequenceState.RUNNING
         self.by_slot[sequence.slot] = job
@@ -163,11 +163,3 @@ class Roster:
         """Moves the served to the end, where a step could not hold everybody's row."""
         for job in served:
             self.jobs[job.sequence.id] = self.jobs.pop(job.sequence.id)
-
-    def spare(self) -> list[int]:
-        """Pages that are neither held nor expected to be taken by the running, by group; may be negative."""
-        spare = self._kv.available()
-        for job in self.jobs.values():
-            for group, pages in enumerate(self._kv.outstanding(job.sequence, job.reserved)):
-                spare[group] -= pages
-        return spare
