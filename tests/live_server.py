@@ -32,7 +32,7 @@ class LiveServer:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         if not self._ready.wait(START_LIMIT_S) or not self.url:
-            self.process.kill()
+            self.__exit__(None, None, None)
             raise AssertionError("the server did not start:\n" + "\n".join(self.lines))
         return self
 
