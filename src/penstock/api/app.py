@@ -6,7 +6,6 @@ Knows nothing about sockets. Invariant: every route of the server is in the one 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -22,6 +21,7 @@ from penstock.api.metrics import Metrics
 from penstock.api.routes_generate import chat_completions, completions
 from penstock.api.settings import ApiSettings, ServedModel
 from penstock.api.state import ApiState, Sources
+from penstock.api.workers import Workers
 from penstock.core import ConfigError
 from penstock.engine import WallClock
 
@@ -43,8 +43,11 @@ def create_app(models: Mapping[str, ServedModel], settings: ApiSettings, sources
         models={model.name: model for model in models.values()},
         settings=settings,
         sources=given,
-        pool=ThreadPoolExecutor(settings.workers, "penstock-api"),
-        metrics=Metrics({model.name: model.max_model_tokens for model in models.values()}),
+        workers=Workers(settings.workers, settings.large_workers),
+        metrics=Metrics(
+            {model.name: model.max_model_tokens for model in models.values()},
+            {model.name: model.page_tokens for model in models.values() if model.page_tokens},
+        ),
         created=given.epoch_s(),
     )
     listed = _routes()
@@ -95,4 +98,4 @@ def _check_names(models: Mapping[str, ServedModel]) -> None:
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     yield
     state: ApiState = app.state.api
-    state.pool.shutdown(wait=False, cancel_futures=True)
+    state.workers.close()

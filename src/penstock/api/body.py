@@ -29,30 +29,35 @@ async def read_body(state: ApiState, request: HttpRequest) -> AsyncIterator[byte
         ClientGone: the connection closed first.
     """
     _check_kind(request)
-    parts: list[bytes] = []
+    body = await _read(state, request)
     try:
-        await _read(state, request, parts)
-        yield b"".join(parts)
+        yield body
     finally:
-        state.hold_body(-sum(map(len, parts)))
+        state.hold_body(-len(body))
 
 
-async def _read(state: ApiState, request: HttpRequest, parts: list[bytes]) -> None:
+async def _read(state: ApiState, request: HttpRequest) -> bytes:
+    """The whole body, counted in; nothing stays counted when it fails."""
+    parts: list[bytes] = []
     held = 0
     try:
         async with asyncio.timeout(limits.MAX_BODY_S):
             async for part in request.stream():
+                state.hold_body(len(part))
                 held += len(part)
                 if held > limits.MAX_BODY_BYTES:
                     raise _too_large()
-                state.hold_body(len(part))
                 parts.append(part)
-    except ClientDisconnect:
-        raise ClientGone from None
-    except TimeoutError:
-        raise InvalidRequest(
-            f"the body took longer than {limits.MAX_BODY_S:.0f} s.", code="body_timeout", hint="send it faster."
-        ) from None
+        return b"".join(parts)
+    except BaseException as error:
+        state.hold_body(-held)
+        if isinstance(error, ClientDisconnect):
+            raise ClientGone from None
+        if isinstance(error, TimeoutError):
+            raise InvalidRequest(
+                f"the body took longer than {limits.MAX_BODY_S:.0f} s.", code="body_timeout", hint="send it faster."
+            ) from None
+        raise
 
 
 def _check_kind(request: HttpRequest) -> None:

@@ -1,7 +1,7 @@
 """How a failure becomes an answer: one body, one set of headers, one SSE frame, for every route.
 
 Knows nothing about routes. Invariant: the text comes from a PenstockError; of any other exception only the class name
-reaches the log, and nothing the client.
+and the places in our code reach the log, and nothing the client.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import traceback
+from pathlib import Path
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -27,6 +29,7 @@ from penstock.core import (
 _log: Final = logging.getLogger("penstock.api")
 
 DONE: Final = b"data: [DONE]\n\n"
+_LOGGED_FRAMES: Final = 4
 
 
 def to_penstock(error: BaseException, request_id: str) -> PenstockError:
@@ -35,11 +38,17 @@ def to_penstock(error: BaseException, request_id: str) -> PenstockError:
         return error
     if isinstance(error, HTTPException):
         return _from_http(error.status_code)
-    _log.error("request %s failed", request_id, exc_info=error)
+    _log.error("request %s failed: %s at %s", request_id, type(error).__name__, _place(error))
     # What fails by our own bug once fails again: without the header clients would send it three times.
     return ServerError(
         "the server failed on this request.", hint=f"report request id {request_id}.", should_retry=False
     )
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised, innermost last; never the exception's own text, which may hold what a client sent."""
+    frames = traceback.extract_tb(error.__traceback__)[-_LOGGED_FRAMES:]
+    return " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames) or "no frame"
 
 
 def _from_http(status: int) -> PenstockError:

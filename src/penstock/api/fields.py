@@ -73,6 +73,9 @@ class SamplingFields(Strict):
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
     priority: int | None = Field(None, description="Lower runs first.")
+    timeout_s: float | None = Field(
+        None, description="Seconds from arrival after which the request ends with an error; none by default."
+    )
     cache_salt: str | None = Field(None, description="Requests share cached prefixes only with the same salt.")
 
 

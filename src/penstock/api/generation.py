@@ -19,7 +19,7 @@ from penstock.api.failure import DONE, error_frame, to_penstock
 from penstock.api.metrics import RequestMeter
 from penstock.api.prepare import Prepared
 from penstock.api.state import ApiState
-from penstock.core import EngineUnavailable, Event, Stream, limits
+from penstock.core import EngineUnavailable, Event, Stream
 
 T = TypeVar("T")
 
@@ -145,7 +145,7 @@ class Writer:
     Args:
         send: of the connection.
         clock: seconds.
-        abort: closes the connection at once.
+        abort: closes the connection at once, which ends every write that waits.
     """
 
     def __init__(self, send: Send, clock: Callable[[], float], abort: Callable[[], None]) -> None:
@@ -153,37 +153,41 @@ class Writer:
         self._clock = clock
         self._abort = abort
         self._sending = False
+        self._since_s = clock()
         self.started = False
-        self.last_s = clock()
 
     async def write(self, data: bytes, more: bool = True) -> None:
-        """Sends; waits while the client's buffers are full.
+        """Sends; waits while the client's buffers are full, as long as `watch` lets it."""
+        if not self._sending:
+            self._sending = True
+            self._since_s = self._clock()
+        if not self.started:
+            self.started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self._sending = False
+        self._since_s = self._clock()
 
-        Raises:
-            ClientGone: nothing was read for too long.
+    async def watch(self, ping_s: float, slow_reader_s: float) -> None:
+        """Sends a comment after `ping_s` of silence; cuts the client off when a write waits for `slow_reader_s`.
+
+        Runs until cancelled or cut off. One timer a stream instead of one a write.
         """
-        self._sending = True
-        try:
-            async with asyncio.timeout(limits.MAX_STREAM_STALL_S):
-                if not self.started:
-                    self.started = True
-                    await self._send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-                await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        except TimeoutError:
-            self._abort()
-            raise ClientGone from None
-        finally:
-            self._sending = False
-            self.last_s = self._clock()
-
-    async def ping(self, every_s: float) -> None:
-        """Sends a comment whenever nothing was sent for `every_s`; runs until cancelled."""
         while True:
-            wait_s = self.last_s + every_s - self._clock()
-            if wait_s > 0.0 or self._sending:
-                await asyncio.sleep(max(wait_s, 0.01))
+            limit_s = slow_reader_s if self._sending else ping_s
+            left_s = self._since_s + limit_s - self._clock()
+            if left_s > 0.0:
+                await asyncio.sleep(min(left_s, ping_s, slow_reader_s))
+            elif self._sending:
+                self._abort()
+                return
             else:
-                await self.write(PING)
+                try:
+                    async with asyncio.timeout(slow_reader_s):
+                        await self.write(PING)
+                except TimeoutError:
+                    self._abort()
+                    return
 
 
 async def stream(run: Run, chunks: Chunks, writer: Writer, receive: Receive) -> None:
@@ -193,20 +197,19 @@ async def stream(run: Run, chunks: Chunks, writer: Writer, receive: Receive) -> 
         ClientGone: nobody reads.
         PenstockError: nothing was sent yet.
     """
-    pinger = asyncio.ensure_future(writer.ping(run.state.settings.ping_s))
+    settings = run.state.settings
+    watcher = asyncio.ensure_future(writer.watch(settings.ping_s, settings.slow_reader_s))
     try:
         await guarded(run, receive, _all(run, lambda number: _stream_one(run, number, chunks, writer)))
+        await writer.write(chunks.usage_frame() + DONE, more=False)
     except (ClientGone, asyncio.CancelledError):
         raise
     except Exception as error:
         if not writer.started:
             raise
-        await _stop(pinger)
         await writer.write(error_frame(to_penstock(error, run.prepared.requests[0].id)), more=False)
-        return
     finally:
-        await _stop(pinger)
-    await writer.write(chunks.usage_frame() + DONE, more=False)
+        await _stop(watcher)
 
 
 async def _stream_one(run: Run, number: int, chunks: Chunks, writer: Writer) -> None:
@@ -217,7 +220,7 @@ async def _stream_one(run: Run, number: int, chunks: Chunks, writer: Writer) -> 
 
 
 async def _stop(task: Awaitable[None]) -> None:
-    """Ends the pinger; whatever it failed with shows in the stream's own writes."""
+    """Ends the watcher; whatever it failed with shows in the stream's own writes."""
     future = asyncio.ensure_future(task)
     future.cancel()
     await asyncio.gather(future, return_exceptions=True)

@@ -26,6 +26,7 @@ PUBLIC_PATHS: Final = frozenset({"/health", "/health/live", "/health/ready"})
 _WHILE_DRAINING: Final = PUBLIC_PATHS | {"/metrics", "/version"}
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 _HOST: Final = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)(?::(?P<port>[0-9]{1,5}))?")
+_HEADER_NAMES: Final = re.compile(rb"[A-Za-z0-9\-]{1,64}(?:, ?[A-Za-z0-9\-]{1,64}){0,63}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SINGLE: Final = (b"host", b"authorization", b"content-length", b"content-type", b"origin")
 
@@ -53,7 +54,7 @@ class Guard:
         answer = _Answer(send, self._state, scope, self._cors(scope))
         try:
             if self._is_preflight(scope):
-                await answer.send_preflight()
+                await answer.send_preflight(_announced(scope))
                 return
             self._admit(scope)
             await self._app(scope, receive, answer.send)
@@ -158,11 +159,11 @@ class _Answer:
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
-    async def send_preflight(self) -> None:
-        """Lets an allowed browser origin go on with the request that it announced."""
+    async def send_preflight(self, names: bytes) -> None:
+        """Lets an allowed browser origin go on with the request that it announced, with those headers."""
         headers = [
             (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
-            (b"access-control-allow-headers", b"authorization, content-type, x-request-id"),
+            (b"access-control-allow-headers", names),
             (b"access-control-max-age", b"600"),
             (b"content-length", b"0"),
         ]
@@ -175,6 +176,12 @@ def _header(scope: Scope, wanted: bytes) -> str | None:
         if name == wanted:
             return str(value.decode("latin-1"))
     return None
+
+
+def _announced(scope: Scope) -> bytes:
+    """The header names that a preflight asks for (clients send many of their own), if they are names."""
+    asked = (_header(scope, b"access-control-request-headers") or "").encode("latin-1")
+    return asked if _HEADER_NAMES.fullmatch(asked) else b"authorization, content-type, x-request-id"
 
 
 def _single_headers(scope: Scope) -> dict[bytes, str]:

@@ -182,9 +182,10 @@ def escape_label(value: str) -> str:
 class Metrics:
     """All series of one server."""
 
-    def __init__(self, models: Mapping[str, int]) -> None:
-        """`models`: name → max_model_tokens."""
+    def __init__(self, models: Mapping[str, int], page_tokens: Mapping[str, int] | None = None) -> None:
+        """`models`: name → max_model_tokens; `page_tokens`: name → tokens of a KV page, where it is known."""
         self.models = {name: ModelMetrics(longest) for name, longest in models.items()}
+        self._page_tokens = dict(page_tokens or {})
         self._http: Counter[tuple[str, str, int]] = Counter()
 
     def answered(self, method: str, route: str, status: int) -> None:
@@ -195,6 +196,7 @@ class Metrics:
         """The exposition, version 0.0.4."""
         lines = list(self._http_lines())
         lines += self._snapshot_lines(snapshots)
+        lines += self._cache_lines(snapshots)
         lines += self._finished_lines()
         for name, (words, alias) in _HISTOGRAMS.items():
             for shown in (f"penstock_{name}", f"vllm:{alias}"):
@@ -216,6 +218,14 @@ class Metrics:
                 yield from _head(shown, kind, words)
                 for model, snapshot in snapshots.items():
                     yield f"{shown}{{{_labels(model)}}} {value(snapshot)}"
+
+    def _cache_lines(self, snapshots: Mapping[str, Snapshot]) -> Iterable[str]:
+        """The KV cache's shape as labels, under the names that routers read."""
+        for shown in ("penstock_cache_config_info", "vllm:cache_config_info"):
+            yield from _head(shown, "gauge", "The KV cache: tokens of a page, and pages.")
+            for model, page in self._page_tokens.items():
+                shape = f'block_size="{page}",num_gpu_blocks="{snapshots[model].pages_total}"'
+                yield f"{shown}{{{_labels(model)},{shape}}} 1"
 
     def _finished_lines(self) -> Iterable[str]:
         for shown in ("penstock_requests_finished_total", "vllm:request_success_total"):

@@ -280,6 +280,7 @@ def _requests(
 ) -> tuple[Request, ...]:
     seed = caller.seed if sampling.seed is None else sampling.seed
     salt = _salt(asked, caller)
+    deadline_s = _deadline(asked, caller)
     if asked.priority is not None and not -(2**31) <= asked.priority < 2**31:
         raise InvalidRequest("priority is not a 32-bit integer.", param="priority")
     if isinstance(asked, CompletionBody) and sampling.max_tokens is None:
@@ -298,12 +299,25 @@ def _requests(
                 sampling=replace(sampling, seed=_wrap(seed + index)),
                 eos_token_ids=() if sampling.ignore_eos else model.eos_token_ids,
                 arrival_s=caller.arrival_s,
+                deadline_s=deadline_s,
                 priority=asked.priority or 0,
                 tenant=caller.tenant,
                 cache_salt=salt,
             )
         )
     return tuple(made)
+
+
+def _deadline(asked: SamplingFields, caller: Caller) -> float | None:
+    if asked.timeout_s is None:
+        return None
+    if not 0.0 < asked.timeout_s <= limits.MAX_REQUEST_TIMEOUT_S:
+        raise InvalidRequest(
+            f"timeout_s is {asked.timeout_s:g}.",
+            param="timeout_s",
+            hint=f"it must be above 0 and at most {limits.MAX_REQUEST_TIMEOUT_S:g}.",
+        )
+    return caller.arrival_s + asked.timeout_s
 
 
 def _salt(asked: SamplingFields, caller: Caller) -> str:

@@ -15,9 +15,14 @@ import penstock
 from penstock.api.body import read_body
 from penstock.api.openapi import docs_page, openapi_document
 from penstock.api.prepare import prepare_detokenize, prepare_tokenize
-from penstock.api.routes_generate import in_worker
 from penstock.api.settings import ServedModel
 from penstock.api.state import ApiState
+
+# What a model's own generation settings decide where a request is silent.
+DEFAULTS_SHOWN = (
+    "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
+    "frequency_penalty", "min_tokens", "stop", "stop_token_ids",
+)  # fmt: skip
 
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -50,6 +55,7 @@ def _model_card(state: ApiState, name: str) -> dict[str, Any]:
         "owned_by": "penstock",
         "root": model.name,
         "max_model_len": model.max_model_tokens,
+        "defaults": {name: getattr(model.defaults, name) for name in DEFAULTS_SHOWN},
     }
 
 
@@ -58,7 +64,7 @@ async def tokenize(request: HttpRequest) -> Response:
     state = _state(request)
     with state.admitted(), state.preparing():
         async with read_body(state, request) as body:
-            return await in_worker(state, lambda: _tokenize(state, body))
+            return await state.workers.run(lambda: _tokenize(state, body), len(body))
 
 
 def _tokenize(state: ApiState, body: bytes) -> Response:
@@ -73,8 +79,11 @@ async def detokenize(request: HttpRequest) -> Response:
     state = _state(request)
     with state.admitted(), state.preparing():
         async with read_body(state, request) as body:
-            text = await in_worker(state, lambda: prepare_detokenize(body, lambda name: _chosen(state, name)))
-    return _json({"prompt": text})
+            return await state.workers.run(lambda: _detokenize(state, body), len(body))
+
+
+def _detokenize(state: ApiState, body: bytes) -> Response:
+    return _json({"prompt": prepare_detokenize(body, lambda name: _chosen(state, name))})
 
 
 def _chosen(state: ApiState, name: str | None) -> ServedModel:

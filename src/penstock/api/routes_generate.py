@@ -6,9 +6,7 @@ tokenized in a worker thread; the event loop only moves bytes.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from typing import TypeVar
 
 from starlette.requests import Request as HttpRequest
 from starlette.types import Receive, Scope, Send
@@ -19,9 +17,8 @@ from penstock.api.chunks import Chunks
 from penstock.api.generation import Run, Writer, gather, guarded, stream
 from penstock.api.prepare import Caller, Prepared, prepare_chat, prepare_completion
 from penstock.api.state import ApiState
+from penstock.api.workers import LARGE_BYTES
 from penstock.core import Stream
-
-T = TypeVar("T")
 
 
 class Generate:
@@ -52,7 +49,7 @@ class Generate:
         )
         with state.preparing():
             async with read_body(state, HttpRequest(scope, receive)) as body:
-                prepared, streams = await in_worker(state, lambda: self._submit(body, caller))
+                prepared, streams = await state.workers.run(lambda: self._submit(body, caller), len(body))
         run = Run(state, prepared, streams)
         created = state.sources.epoch_s()
         if prepared.stream:
@@ -63,7 +60,7 @@ class Generate:
         if prepared.requests[0].sampling.prompt_logprobs is None:
             answer = answer_body(prepared, gathered, caller.id, created)
         else:  # as long as the prompt, times the alternatives: too long for the loop
-            answer = await in_worker(state, lambda: answer_body(prepared, gathered, caller.id, created))
+            answer = await state.workers.run(lambda: answer_body(prepared, gathered, caller.id, created), LARGE_BYTES)
         await send_bytes(send, answer, b"application/json")
 
     def _submit(self, body: bytes, caller: Caller) -> tuple[Prepared, list[Stream]]:
@@ -88,11 +85,6 @@ def completions() -> Generate:
 def chat_completions() -> Generate:
     """The endpoint of POST /v1/chat/completions."""
     return Generate(prepare_chat, "chatcmpl")
-
-
-async def in_worker(state: ApiState, work: Callable[[], T]) -> T:
-    """The result of `work` in one of the server's worker threads."""
-    return await asyncio.get_running_loop().run_in_executor(state.pool, work)
 
 
 async def send_bytes(send: Send, data: bytes, media: bytes, status: int = 200) -> None:

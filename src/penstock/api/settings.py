@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from penstock.core import ConfigError, EngineClient, SamplingParams
+from penstock.core import ConfigError, EngineClient, SamplingParams, limits
 
 if TYPE_CHECKING:
     from penstock.text import Tokenizer
@@ -29,7 +29,8 @@ class ServedModel:
         eos_token_ids: end tokens of the model.
         vocab_size: ids lie below it.
         defaults: sampling where a request says nothing.
-        details: facts for /health/ready and /version (compute tier, KV type, …).
+        page_tokens: tokens of a KV page, for metrics; 0 where it is not known.
+        details: facts for /health/ready (compute tier, KV type, …).
     """
 
     name: str
@@ -40,6 +41,7 @@ class ServedModel:
     vocab_size: int
     aliases: tuple[str, ...] = ()
     defaults: SamplingParams = field(default_factory=SamplingParams)
+    page_tokens: int = 0
     details: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -55,9 +57,11 @@ class ApiSettings:
         grace_s: seconds that running requests get at shutdown.
         stall_s: seconds without a step, while there is work, after which the server calls itself not ready.
         ping_s: seconds of silence after which a stream gets an SSE comment.
+        slow_reader_s: seconds that a write waits for a client that reads nothing, before the client is cut off.
         max_connections: open connections; more are closed at once with 503.
         max_body_bytes_in_flight: bytes of request bodies held at one time.
-        workers: threads for parsing, templates and tokenization.
+        workers: threads for parsing, templates and tokenization of small bodies.
+        large_workers: the same for large ones, at low priority.
     """
 
     host: str = "127.0.0.1"
@@ -66,10 +70,12 @@ class ApiSettings:
     cors_origins: tuple[str, ...] = ()
     grace_s: float = 30.0
     stall_s: float = 60.0
-    ping_s: float = 10.0
+    ping_s: float = limits.SSE_PING_S
+    slow_reader_s: float = limits.MAX_STREAM_STALL_S
     max_connections: int = 4096
     max_body_bytes_in_flight: int = 268_435_456
-    workers: int = 4
+    workers: int = 2
+    large_workers: int = 1
 
     def __post_init__(self) -> None:
         for key in self.api_keys:
@@ -79,10 +85,10 @@ class ApiSettings:
                     param="api_keys",
                     hint="use printable ASCII without spaces.",
                 )
-        if self.workers < 1 or self.max_connections < 1:
-            raise ConfigError("workers and max_connections must be at least 1.", param="workers")
-        if self.grace_s < 0 or self.stall_s <= 0 or self.ping_s <= 0:
-            raise ConfigError("grace_s must be at least 0, stall_s and ping_s above 0.", param="grace_s")
+        if min(self.workers, self.large_workers, self.max_connections) < 1:
+            raise ConfigError("workers, large_workers and max_connections must be at least 1.", param="workers")
+        if self.grace_s < 0 or min(self.stall_s, self.ping_s, self.slow_reader_s) <= 0:
+            raise ConfigError("grace_s must be at least 0; stall_s, ping_s and slow_reader_s above 0.", param="grace_s")
 
     @property
     def is_loopback(self) -> bool:

@@ -9,12 +9,12 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from penstock.api.metrics import Metrics
 from penstock.api.settings import ApiSettings, ServedModel
+from penstock.api.workers import Workers
 from penstock.core import Clock, Draining, ModelNotFound, Overloaded, QueueFull, Snapshot, limits
 
 
@@ -56,7 +56,7 @@ class ApiState:
     models: Mapping[str, ServedModel]
     settings: ApiSettings
     sources: Sources
-    pool: ThreadPoolExecutor
+    workers: Workers
     metrics: Metrics
     created: int
     draining: bool = False

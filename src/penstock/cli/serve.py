@@ -106,6 +106,8 @@ def served(loaded: LoadedModel, names: list[str]) -> ServedModel:
         eos_token_ids=loaded.eos_token_ids,
         vocab_size=loaded.config.vocab_size,
         defaults=loaded.checkpoint.generation_defaults,
+        page_tokens=loaded.config.page_tokens,
+        details={"tier": loaded.tier, "kv_type": loaded.kv_type, "threads": str(loaded.threads)},
     )
 
 
