@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from penstock.backend.cpu import CpuBackend, CpuOptions, read_machine
-from penstock.core import EngineConfig, ModelFileError, Request, SamplingParams, limits
+from penstock.core import ConfigError, EngineConfig, ModelFileError, Request, SamplingParams, limits
 from penstock.engine import Engine, EngineThread, WallClock
 from penstock.kv import KvManager, KvSize, size_kv
 from penstock.model import Checkpoint, open_checkpoint
@@ -154,7 +154,13 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None) -
     """
     checkpoint = open_checkpoint(find_model(options.model, options.revision))
     tokenizer = read_tokenizer(checkpoint)
-    context = min(options.max_model_tokens or checkpoint.spec.max_tokens, checkpoint.spec.max_tokens)
+    context = options.max_model_tokens or checkpoint.spec.max_tokens
+    if context > checkpoint.spec.max_tokens:
+        raise ConfigError(
+            f"max_model_tokens is {context:,}; the model was made for {checkpoint.spec.max_tokens:,}.",
+            param="max_model_tokens",
+            hint=f"lower it to {checkpoint.spec.max_tokens} or leave it out.",
+        )
     backend = CpuBackend(checkpoint.spec, checkpoint.weights, _cpu_options(options, context))
     kv = size_kv(
         backend.kv_groups,
