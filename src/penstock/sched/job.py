@@ -5,8 +5,24 @@ Knows nothing about plans or pages. Invariant: a job is in the queue, running, o
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from penstock.core import PageCopy, Request, Sequence
 from penstock.kv import PendingPage
+
+
+class Refusal(NamedTuple):
+    """What a walk through the prefix index found for a job that was not let in; spares the next plans the walk.
+
+    Attributes:
+        gains: the KV manager's count of gains then.
+        shared: pages of the match that others held, by group: at most `gains` since then have joined them.
+        start: position that the job would have started at.
+    """
+
+    gains: int
+    shared: tuple[int, ...]
+    start: int
 
 
 class Job:
@@ -22,8 +38,11 @@ class Job:
         boost: the best rank of those who wait for pages that it computes.
         blocked_on: pending page that it waits for.
         leader: sample of the same request whose prompt it waits for.
+        refusal: why it was not let in when it was first in line, or None.
         order: counts admissions; higher is newer.
         steps: uncommitted steps that name it.
+        covered: below this position a decode row is nothing but its token: the pages are there, the backend knows
+            them, and no draft, mark or prompt logprob asks for more. 0 while any of that is not so.
         sampled_step: the uncommitted step that samples its next token, -1 without one.
         sent_pages: entries of its tables that the backend was told.
         opened: whether the backend knows its slot.
@@ -38,6 +57,7 @@ class Job:
         "blocked_on",
         "boost",
         "copies",
+        "covered",
         "doomed",
         "ended",
         "joined_s",
@@ -47,6 +67,7 @@ class Job:
         "opened",
         "order",
         "rank",
+        "refusal",
         "sampled_step",
         "sent_pages",
         "sequence",
@@ -75,6 +96,8 @@ class Job:
     def reset(self) -> None:
         """Forgets what belongs to one stay among the running."""
         self.boost: Rank | None = None
+        self.refusal: Refusal | None = None
+        self.covered = 0
         self.order = -1
         self.steps = 0
         self.sampled_step = -1
@@ -83,6 +106,11 @@ class Job:
         self.short = False
         self.doomed = False
         self.copies: tuple[PageCopy, ...] = ()
+
+    @property
+    def blocker(self) -> object:
+        """What it waits for while it is parked; jobs with equal blockers wait for the same thing."""
+        return self.leader if self.blocked_on is None else self.blocked_on.key
 
     @property
     def request(self) -> Request:

@@ -15,7 +15,8 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         self._heap: list[tuple[Rank, Job]] = []
-        self._parked: dict[int, Job] = {}
+        self._parked: dict[object, dict[int, Job]] = {}  # by what they wait for, then by id
+        self._blockers: dict[int, object] = {}  # of the parked ones, by id
         self._jobs: dict[int, Job] = {}  # by id, oldest first
         self.num_tokens = 0
 
@@ -40,7 +41,8 @@ class WaitingQueue:
     def remove(self, job: Job) -> None:
         """Takes a job out, wherever it is."""
         del self._jobs[job.sequence.id]
-        self._parked.pop(job.sequence.id, None)
+        if job.sequence.id in self._blockers:
+            self._release(job)
         self.num_tokens -= job.sequence.num_prompt
 
     def first(self) -> Job | None:
@@ -48,25 +50,38 @@ class WaitingQueue:
         heap = self._heap
         while heap:
             job = heap[0][1]
-            if self._jobs.get(job.sequence.id) is job and job.sequence.id not in self._parked:
+            if self._jobs.get(job.sequence.id) is job and job.sequence.id not in self._blockers:
                 return job
             heapq.heappop(heap)
         return None
 
     def park(self, job: Job) -> None:
-        """Sets the first job aside; it keeps its rank."""
+        """Sets the first job aside, with those that have the same blocker; it keeps its rank."""
         assert self._heap[0][1] is job, "only the first can be parked"
         heapq.heappop(self._heap)
-        self._parked[job.sequence.id] = job
+        blocker = job.blocker
+        self._blockers[job.sequence.id] = blocker
+        self._parked.setdefault(blocker, {})[job.sequence.id] = job
 
     def unpark(self, job: Job) -> None:
         """Puts a parked job back in line."""
-        del self._parked[job.sequence.id]
+        self._release(job)
         heapq.heappush(self._heap, (job.rank, job))
 
-    def parked(self) -> list[Job]:
-        """Those that are set aside."""
-        return list(self._parked.values())
+    def _release(self, job: Job) -> None:
+        blocker = self._blockers.pop(job.sequence.id)
+        group = self._parked[blocker]
+        del group[job.sequence.id]
+        if not group:
+            del self._parked[blocker]
+
+    def first_parked(self) -> list[Job]:
+        """One of every group that waits for the same."""
+        return [next(iter(group.values())) for group in self._parked.values()]
+
+    def parked_with(self, job: Job) -> list[Job]:
+        """The parked job and those that wait for the same."""
+        return list(self._parked[self._blockers[job.sequence.id]].values())
 
     def jobs(self) -> list[Job]:
         """All of them."""

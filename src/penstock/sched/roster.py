@@ -113,6 +113,7 @@ class Roster:
         """Notes that the job sits out for want of a page."""
         self.num_short += not job.short
         job.short = True
+        job.covered = 0
 
     def relieve(self) -> bool:
         """Gets pages for jobs that are short of one, by preemption if need be; whether anybody can get on now."""
@@ -136,6 +137,7 @@ class Roster:
                 return False
             if victim.steps:
                 victim.doomed = True
+                victim.covered = 0
                 self.num_doomed += 1
                 return False
             self.preempt(victim)

@@ -33,6 +33,7 @@ from penstock.sched.queue import WaitingQueue
 from penstock.sched.roster import Preemption, Roster
 
 DEADLINE = "deadline_exceeded"
+new_tuple = tuple.__new__
 
 
 class Scheduler:
@@ -186,11 +187,25 @@ class Scheduler:
 
     def _book(self, job: Job, row: Row, result: RowResult, now: float) -> Outcome | None:
         """Applies one row's result to its sequence."""
-        if result.error is not None:
-            return self._end(job, FinishReason.ERROR, error=result.error, poisoned=True)
+        tokens, logprobs, prompt_logprobs, drafts, _, error = result
+        if error is not None:
+            return self._end(job, FinishReason.ERROR, error=error, poisoned=True)
         sequence = job.sequence
-        tokens = result.tokens
         before = sequence.num_computed
+        # One token after one token, the sample goes on: nearly every row of nearly every step.
+        if (
+            len(tokens) == len(row.tokens) == 1
+            and not drafts
+            and prompt_logprobs is None
+            and sequence.first_token_s >= 0
+        ):
+            known = sequence.tokens
+            if len(known) + 1 < job.limit and tokens[0] not in job.stops:
+                known.append(tokens[0])
+                sequence.num_computed = before + 1
+                if sequence.num_computed % self._config.page_tokens == 0:
+                    self._kv.commit(sequence)
+                return new_tuple(Outcome, (sequence, tokens, logprobs, None, None, None, None))
         # Drafts that were not accepted leave nothing behind: their positions are computed again.
         sequence.num_computed = row.start + row.num_tokens - row.num_drafts + max(0, len(tokens) - 1)
         if row.num_drafts:
@@ -216,6 +231,7 @@ class Scheduler:
             return self._end(job, reason, result=RowResult(tokens, logprobs, result.prompt_logprobs))
         if result.drafts:
             job.waits_alone = True
+            job.covered = 0
             if job.steps == 0:
                 job.sequence.drafts = result.drafts
         return Outcome(job.sequence, tokens, logprobs, result.prompt_logprobs, None, None, None)
