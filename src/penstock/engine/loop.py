@@ -28,7 +28,6 @@ from penstock.core import (
     Outcome,
     Overloaded,
     PenstockError,
-    QueueFull,
     Request,
     ServerError,
     Snapshot,
@@ -46,9 +45,6 @@ from penstock.engine.stream import EventStream, Waiter, wake
 from penstock.sched import Scheduler, decision_hash
 
 logger = logging.getLogger("penstock.engine")
-
-MIN_RETRY_S = 0.1
-MAX_RETRY_S = 600.0
 
 
 class _Live:
@@ -144,24 +140,7 @@ class Engine:
         """Passes if the queue, what is still in the inbox included, has room for the request."""
         if request.id in self._live:
             raise Conflict(f"a request with id {request.id!r} is running.", param="id", hint="choose another id.")
-        config, scheduler, n = self._config, self._scheduler, request.sampling.n
-        waiting = scheduler.num_waiting + self.inbox.num_requests
-        tokens = scheduler.waiting_tokens + self.inbox.num_tokens
-        retry_after_s = min(MAX_RETRY_S, max(MIN_RETRY_S, scheduler.predicted_step_s(tokens, 0, 0)))
-        if waiting + n > config.max_waiting:
-            raise QueueFull(
-                f"{waiting} sequences wait and the request adds {n}; at most {config.max_waiting} may wait.",
-                hint="try again later.",
-                retry_after_s=retry_after_s,
-            )
-        added = n * len(request.prompt_tokens)
-        if waiting and tokens + added > config.max_waiting_tokens:
-            raise QueueFull(
-                f"{tokens} prompt tokens wait and the request adds {added}; "
-                f"at most {config.max_waiting_tokens} may wait.",
-                hint="try again later.",
-                retry_after_s=retry_after_s,
-            )
+        self._scheduler.check_room(request, self.inbox.num_requests, self.inbox.num_tokens)
 
     def cancel(self, request_id: str) -> None:
         """Ends a request at the next step; its stream ends with it. Unknown ids are ignored."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from penstock.core import ContextLengthExceeded, EngineConfig, InvalidRequest, QueueFull, Request
 from penstock.core.limits import MAX_SAMPLES
@@ -15,7 +17,7 @@ OUTPUTS_KEPT = 512
 QUANTILE = 0.8
 FIRST_GUESS_TOKENS = 256
 MIN_RETRY_S = 0.1
-MAX_RETRY_S = 600.0
+MAX_RETRY_S = 120.0  # clients give up where they are asked to wait longer
 
 
 class OutputLengths:
@@ -46,10 +48,10 @@ def check_fits(request: Request, max_tokens: int, config: EngineConfig) -> int:
     Args:
         request: what is asked.
         max_tokens: the longest sequence that the model and the KV memory allow.
-        config: for vocab_size.
+        config: for max_waiting.
 
     Raises:
-        InvalidRequest: no prompt, an id beyond the vocabulary, too many samples.
+        InvalidRequest: no prompt, too many samples.
         ContextLengthExceeded: prompt, or prompt plus max_tokens, longer than max_tokens.
     """
     prompt, asked = request.prompt_tokens, request.sampling.max_tokens
@@ -71,7 +73,16 @@ def check_fits(request: Request, max_tokens: int, config: EngineConfig) -> int:
             param="max_tokens",
             hint=f"lower max_tokens to {max_tokens - len(prompt)} or shorten the prompt.",
         )
-    low, high = min(prompt), max(prompt)
+    return max_tokens if asked is None else len(prompt) + asked
+
+
+def check_ids(request: Request, config: EngineConfig) -> None:
+    """Passes if every id of the prompt is in the vocabulary; reads the whole prompt.
+
+    Raises:
+        InvalidRequest: with the id.
+    """
+    low, high = min(request.prompt_tokens), max(request.prompt_tokens)
     if low < 0 or high >= config.vocab_size:
         bad = low if low < 0 else high
         raise InvalidRequest(
@@ -79,28 +90,49 @@ def check_fits(request: Request, max_tokens: int, config: EngineConfig) -> int:
             param="prompt",
             hint="use this model's tokenizer.",
         )
-    return max_tokens if asked is None else len(prompt) + asked
 
 
-def check_queue(request: Request, waiting: int, waiting_tokens: int, token_s: float, config: EngineConfig) -> None:
+class Line(NamedTuple):
+    """What is in line and how fast it moves.
+
+    Attributes:
+        sequences: how many wait.
+        tokens: prompt tokens of theirs.
+        output_tokens: what each is expected to give.
+        coefficients: seconds a step, a prefill token, a decode row and a token of KV read.
+    """
+
+    sequences: int
+    tokens: int
+    output_tokens: int
+    coefficients: Sequence[float]
+
+    def drain_s(self, max_running: int) -> float:
+        """Seconds until all of them have been let in: their prefill, and the outputs of those who hold the slots."""
+        step_s, token_s, row_s, _ = self.coefficients
+        rounds = self.sequences / max_running
+        return self.tokens * token_s + rounds * self.output_tokens * (step_s + max_running * row_s)
+
+
+def check_queue(request: Request, line: Line, config: EngineConfig) -> None:
     """Passes if the queue has room for the request.
 
     Raises:
-        QueueFull: with the seconds that the queued prompts will take, from the fitted cost of a token.
+        QueueFull: with the seconds that the line is expected to take, by the fitted cost of a step.
     """
     n = request.sampling.n
     tokens = n * len(request.prompt_tokens)
-    retry_after_s = min(MAX_RETRY_S, max(MIN_RETRY_S, waiting_tokens * token_s))
-    if waiting + n > config.max_waiting:
+    retry_after_s = min(MAX_RETRY_S, max(MIN_RETRY_S, line.drain_s(config.max_running)))
+    if line.sequences + n > config.max_waiting:
         raise QueueFull(
-            f"{waiting} sequences wait and the request adds {n}; at most {config.max_waiting} may wait.",
+            f"{line.sequences} sequences wait and the request adds {n}; at most {config.max_waiting} may wait.",
             hint="try again later.",
             retry_after_s=retry_after_s,
         )
     # A prompt longer than the whole bound still gets its turn when nobody else waits.
-    if waiting and waiting_tokens + tokens > config.max_waiting_tokens:
+    if line.sequences and line.tokens + tokens > config.max_waiting_tokens:
         raise QueueFull(
-            f"{waiting_tokens} prompt tokens wait and the request adds {tokens}; "
+            f"{line.tokens} prompt tokens wait and the request adds {tokens}; "
             f"at most {config.max_waiting_tokens} may wait.",
             hint="try again later.",
             retry_after_s=retry_after_s,

@@ -25,7 +25,7 @@ from penstock.core import (
 )
 from penstock.kv import KvManager
 from penstock.sched import policy
-from penstock.sched.admission import OutputLengths, check_fits, check_queue
+from penstock.sched.admission import Line, OutputLengths, check_fits, check_ids, check_queue
 from penstock.sched.cost import StepCost, StepFeatures
 from penstock.sched.job import Job
 from penstock.sched.planner import Planner
@@ -64,11 +64,28 @@ class Scheduler:
 
     def admissible(self, request: Request) -> int:
         """Tokens at which the request's samples end; InvalidRequest or ContextLengthExceeded if it can never fit."""
-        return check_fits(request, self._max_tokens, self._config)
+        limit = check_fits(request, self._max_tokens, self._config)
+        check_ids(request, self._config)
+        return limit
 
     def page_hashes(self, request: Request) -> tuple[bytes, ...]:
         """The prompt's page hashes, to be given to `add`."""
         return self._kv.page_hashes(request)
+
+    def check_room(self, request: Request, num_sequences: int = 0, num_tokens: int = 0) -> None:
+        """Passes if the queue has room for the request; looks at counters only.
+
+        Args:
+            request: what is asked.
+            num_sequences: sequences on their way to the queue, beside those in it.
+            num_tokens: prompt tokens of theirs.
+
+        Raises:
+            QueueFull: too many wait; says after how many seconds to come again.
+        """
+        sequences, tokens = len(self._queue) + num_sequences, self._queue.num_tokens + num_tokens
+        line = Line(sequences, tokens, self._lengths.predicted, self._cost.coefficients)
+        check_queue(request, line, self._config)
 
     # Inputs of a step.
 
@@ -78,26 +95,29 @@ class Scheduler:
         Args:
             request: its seed is resolved.
             now: the injected clock.
-            page_hashes: from `page_hashes`; computed here if not given.
+            page_hashes: from `page_hashes`, given by a door that has called `admissible`; if they are not given, the
+                prompt is checked and hashed here.
 
         Raises:
             InvalidRequest, ContextLengthExceeded: it can never be served.
             QueueFull: too many wait; says after how many seconds to come again.
             Conflict: a live request has the same id.
         """
-        limit = self.admissible(request)
+        limit = check_fits(request, self._max_tokens, self._config)
         if request.sampling.seed is None:
             raise InvalidRequest("the seed is None; it must be drawn before a request is added.", param="seed")
         if request.id in self._families:
             raise Conflict(f"a request with id {request.id!r} is running.", param="id", hint="choose another id.")
-        check_queue(request, len(self._queue), self._queue.num_tokens, self._cost.coefficients[1], self._config)
-        keys = self._kv.page_hashes(request) if page_hashes is None else page_hashes
+        self.check_room(request)
+        if page_hashes is None:
+            check_ids(request, self._config)
+            page_hashes = self._kv.page_hashes(request)
         family: list[Job] = []
         for sample in range(request.sampling.n):
             tokens = list(request.prompt_tokens)
             sequence = Sequence(self._next_sequence, request, sample, tokens, len(tokens))
             self._next_sequence += 1
-            job = Job(sequence, list(keys), limit, now)
+            job = Job(sequence, list(page_hashes), limit, now)
             family.append(job)
             self._line_up(job)
             if request.deadline_s is not None:
