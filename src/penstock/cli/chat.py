@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.cli import options
+from penstock.cli.options import tell
+from penstock.core import ContextLengthExceeded, InvalidRequest
 
 if TYPE_CHECKING:
     from penstock.core import SamplingParams
@@ -22,10 +24,15 @@ HELP = "/reset forgets the conversation, /stats shows figures, /exit or Ctrl-D l
 
 def chat(
     model: options.Model = None,
-    system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one answer at most.")] = 512,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy; the model's default if left out.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Repeats a conversation exactly.")] = None,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Tokens of one answer at most; what the context leaves if left out."),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(metavar="X", help="0 is greedy; the model's default if left out.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Repeats a conversation exactly.")] = None,
     max_model_tokens: options.MaxModelTokens = None,
     kv_bytes: options.KvBytes = None,
     kv_type: options.KvType = "auto",
@@ -60,7 +67,7 @@ class Conversation:
 
     def loop(self) -> None:
         """Reads lines until /exit or the end of the input."""
-        tell(f"{self._llm.loaded.name}. {HELP}")
+        tell(f"{self._llm.loaded.name}, {self._llm.loaded.config.max_model_tokens:,} tokens of context. {HELP}")
         prompt = "> " if sys.stdin.isatty() else ""
         _enable_history()
         while True:
@@ -70,7 +77,7 @@ class Conversation:
                 tell("")
                 return
             except KeyboardInterrupt:
-                tell("")
+                tell(" (/exit or Ctrl-D leaves)")
                 continue
             if line.strip() == "/exit":
                 return
@@ -98,30 +105,36 @@ class Conversation:
         return f"{turns} turns, {state.output_tokens} tokens out, prefix hits {hits:.0%}; last: {self._last or 'none'}"
 
     def _turn(self, line: str) -> None:
-        from penstock.core import PenstockError
-
+        """Asks and shows the answer; what failed is said and leaves no trace in the history."""
         self._messages.append({"role": "user", "content": line})
-        pieces: list[str] = []
-        before = self._llm.loaded.client.snapshot().output_tokens
-        started, first = time.perf_counter(), 0.0
+        started, first, stream = time.perf_counter(), 0.0, None
         try:
-            for piece in self._llm.stream(self._messages, self._params):
-                first = first or time.perf_counter()
-                pieces.append(piece)
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+            with self._llm.stream(self._messages, self._params) as stream:
+                for piece in stream:
+                    first = first or time.perf_counter()
+                    sys.stdout.write(piece)
+                    sys.stdout.flush()
         except KeyboardInterrupt:
             tell(" [stopped]")
-        except PenstockError as error:
+        except ContextLengthExceeded as error:
+            self._messages.pop()
+            tell(f"error: the conversation is full: {error.message} hint: /reset starts anew.")
+            return
+        except InvalidRequest as error:
             self._messages.pop()
             tell(f"error: {error}")
             return
+        if stream is None:
+            self._messages.pop()
+            return
         sys.stdout.write("\n")
         sys.stdout.flush()
-        self._messages.append({"role": "assistant", "content": "".join(pieces)})
-        ended, count = time.perf_counter(), self._llm.loaded.client.snapshot().output_tokens - before
-        rate = (count - 1) / (ended - first) if count > 1 and ended > first else 0.0
-        self._last = f"{count} tokens, TTFT {(first or ended) - started:.3f} s, {rate:.1f} tok/s"
+        ended = time.perf_counter()
+        first = first or ended
+        self._messages.append({"role": "assistant", "content": stream.completion.text})
+        self._last = options.figures(stream.completion, first - started, ended - first)
+        if stream.completion.finish_reason == "length":
+            tell("[the answer was ended by its limit; /stats has figures, /reset frees the context]")
 
 
 def _enable_history() -> None:
@@ -130,8 +143,3 @@ def _enable_history() -> None:
         import readline  # noqa: F401
     except ImportError:
         return
-
-
-def tell(line: str) -> None:
-    """One line for people."""
-    print(line, file=sys.stderr, flush=True)

@@ -7,44 +7,59 @@ comes from.
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import typer
 
+from penstock.core import ConfigError
+
 
 def doctor(context: typer.Context) -> None:
     """Print the machine and the resolved settings."""
-    from rich.console import Console
-    from rich.table import Table
-
     from penstock import __version__
     from penstock.assemble import BUNDLED
-    from penstock.backend.cpu import compute_tiers, default_threads, read_machine
+    from penstock.backend.cpu import default_threads, read_machine
     from penstock.kv import human_bytes
 
     machine = read_machine()
-    tiers = compute_tiers()
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in (
+    facts = [
         ("penstock", __version__),
         ("python", platform.python_version()),
         ("system", machine.system),
         ("processor", machine.cpu),
         ("memory", f"{human_bytes(machine.available_bytes)} available of {human_bytes(machine.total_bytes)}"),
         ("threads", str(default_threads())),
-        ("tier", f"{tiers[-1]} (this machine runs {', '.join(tiers)}; PENSTOCK_ISA lowers it)"),
-        ("bundled model", str(BUNDLED) if BUNDLED.is_dir() else "missing: reinstall penstock"),
-    ):
-        table.add_row(name, value)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
-    console.print("\nserve, as it would start now (flag > environment > settings file > default):")
-    settings = Table(box=None, pad_edge=False)
-    for column in ("setting", "value", "from"):
-        settings.add_column(column)
-    for name, value, source in resolved(context):
-        settings.add_row(name, value, source)
-    console.print(settings)
+        ("tier", tier_line()),
+        ("bundled model", str(BUNDLED) if (BUNDLED / "config.json").is_file() else "missing: reinstall penstock"),
+        ("settings file", str(context.obj or "none")),
+    ]
+    print(columns(facts))
+    print("\nserve, as it would start now (flag > environment > settings file > default):")
+    print(columns([("setting", "value", "from"), *resolved(context)]))
+
+
+def tier_line() -> str:
+    """The compute tier in force and what else this machine runs.
+
+    Raises:
+        ConfigError: PENSTOCK_ISA names a tier that it does not run.
+    """
+    from penstock import _native
+
+    try:
+        chosen = str(_native.kernels().name)
+    except ValueError as error:
+        raise ConfigError(f"PENSTOCK_ISA: {error}.") from None
+    return f"{chosen} (this machine runs {', '.join(_native.tiers())}; PENSTOCK_ISA lowers it)"
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> str:
+    """Left-aligned columns, two spaces apart; never cut, whatever the terminal's width."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def resolved(context: typer.Context) -> list[tuple[str, str, str]]:

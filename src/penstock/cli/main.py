@@ -1,11 +1,12 @@
 """The `penstock` command: verbs, the settings file, and the one place that turns errors into a line and an exit code.
 
-Knows nothing about what the verbs do. Invariant: exit codes are 0 done, 1 failed, 2 a wrong setting, 78 a bad model
-file, 130 interrupted.
+Knows nothing about what the verbs do. Invariant: exit codes are 0 done, 1 failed, 2 a wrong flag, setting or request,
+70 a bug of ours, 78 a bad model file, 130 interrupted, 141 the reader of the output left.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tomllib
@@ -16,15 +17,16 @@ import typer
 
 from penstock import __version__
 from penstock.cli import chat, doctor, inspect, run, serve, train
-from penstock.core import ConfigError, PenstockError
+from penstock.core import ConfigError, InvalidRequest, PenstockError
 
 SETTINGS_VARIABLE = "PENSTOCK_CONFIG"
+TRACEBACK_VARIABLE = "PENSTOCK_TRACEBACK"
 MAX_SETTINGS_BYTES = 1024 * 1024
 
 app = typer.Typer(
     name="penstock",
-    help="Serve large language models. Settings: flag > PENSTOCK_… environment > settings file > default.",
-    no_args_is_help=True,
+    no_args_is_help=False,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -42,15 +44,33 @@ def _version(asked: bool) -> None:
 def root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, allow_from_autoenv=False, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
-    """Serve large language models."""
-    context.default_map = read_settings(settings_path())
+    """Serve large language models from this machine, over an OpenAI-compatible API or in the terminal."""
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
+    context.obj = settings_path()
+    context.default_map = read_settings(context.obj)
 
 
-for verb in (serve.serve, run.run, chat.chat, doctor.doctor, inspect.inspect, train.train):
+for verb in (serve.serve, run.run, chat.chat, train.train):
+    app.command(epilog=f"A flag is also a variable: --threads is PENSTOCK_{verb.__name__.upper()}_THREADS.")(verb)
+for verb in (doctor.doctor, inspect.inspect):
     app.command()(verb)
+
+
+def command() -> Any:
+    """The command line, without a variable's name beside every flag in its help."""
+    found: Any = typer.main.get_command(app)
+    for verb in found.commands.values():
+        for param in verb.params:
+            param.show_envvar = False
+    return found
 
 
 def settings_path() -> Path | None:
@@ -73,13 +93,24 @@ def read_settings(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         with path.open("rb") as file:
-            data = tomllib.loads(file.read(MAX_SETTINGS_BYTES).decode())
-    except OSError:
-        raise ConfigError(f"settings file {path} cannot be read.", hint=f"correct {SETTINGS_VARIABLE}.") from None
+            raw = file.read(MAX_SETTINGS_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"settings file {path} cannot be read: {error.strerror}.", hint=f"correct {SETTINGS_VARIABLE}."
+        ) from None
+    if len(raw) > MAX_SETTINGS_BYTES:
+        raise ConfigError(f"settings file {path} is over {MAX_SETTINGS_BYTES:,} bytes.", hint="name another file.")
+    try:
+        data = tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"settings file {path} is not TOML: {error}.", hint="write [serve] then port = 8000."
         ) from None
+    return _checked(path, data)
+
+
+def _checked(path: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """The file's tables with parameter names for flags' names."""
     known = {command.callback.__name__: command.callback for command in app.registered_commands if command.callback}
     for verb, table in data.items():
         if verb not in known or not isinstance(table, dict):
@@ -97,20 +128,56 @@ def read_settings(path: Path | None) -> dict[str, Any]:
 
 def main() -> NoReturn:
     """Runs the command line and exits."""
+    _prepare_streams()
     try:
-        code = app(standalone_mode=False, prog_name="penstock")
-    except PenstockError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 1))
+        with command().make_context("penstock", sys.argv[1:]) as context:
+            context.command.invoke(context)
+            sys.stdout.flush()
     except typer.Exit as exit_:
-        sys.exit(exit_.exit_code)
+        _leave(exit_.exit_code)
+    except PenstockError as error:
+        _leave(2 if isinstance(error, InvalidRequest) else getattr(error, "exit_code", 1), str(error))
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _leave(130)
     except typer.TyperException as error:
-        print(f"error: {error.format_message()} hint: see penstock --help.", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code, _usage(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    sys.exit(code if isinstance(code, int) else 0)
+        _leave(141)
+    except OSError as error:
+        _leave(1, f"{error.filename or 'the system'}: {error.strerror or error}.")
+    except MemoryError:
+        _leave(1, "the machine has no memory left for this. hint: lower --kv-bytes or --max-model-tokens.")
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        _leave(
+            70, f"a bug: {type(error).__name__}: {error}. hint: report it; {TRACEBACK_VARIABLE}=1 shows where it is."
+        )
+    _leave(0)
+
+
+def _leave(code: int, error: str | None = None) -> NoReturn:
+    """Exits, saying one line first where there is one to say."""
+    if error is not None:
+        print("error:", " ".join(error.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What is wrong with the command line, and whose help tells more."""
+    at = getattr(error, "ctx", None)
+    path = at.command_path if at is not None else "penstock"
+    return f"{error.format_message().rstrip('.')}. hint: see {path} --help."
+
+
+def _prepare_streams() -> None:
+    """Makes the standard streams usable whatever the shell closed or set: no character and no closed end is fatal."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -6,30 +6,48 @@ Knows nothing about models. Invariant: a flag means the same in every verb.
 from __future__ import annotations
 
 import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from penstock.core import ConfigError, SamplingParams
+from penstock.core import ConfigError, SamplingParams, check_sampling
 
 if TYPE_CHECKING:
-    from penstock.llm import LLM
+    from penstock.llm import LLM, Completion
 
 Model = Annotated[
     str | None,
-    typer.Argument(help="A folder, a .gguf file or a hub id; the bundled model if left out.", envvar="PENSTOCK_MODEL"),
+    typer.Argument(
+        metavar="MODEL",
+        help="A folder, a .gguf file or a hub id; the bundled model if left out. Also PENSTOCK_MODEL.",
+        envvar="PENSTOCK_MODEL",
+        show_default=False,
+    ),
 ]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a hub id.")]
 MaxModelTokens = Annotated[
-    int | None, typer.Option(min=1, help="Longest prompt plus output; the model's own, or what fits, if left out.")
+    int | None,
+    typer.Option(metavar="N", min=1, help="Longest prompt plus output; the model's own, or what fits, if left out."),
 ]
-KvBytes = Annotated[str | None, typer.Option(help="KV memory, e.g. 2GB or 512MiB; half of what is free if left out.")]
-KvType = Annotated[str, typer.Option(help="KV element type: auto (bf16; f32 for f32 weights), bf16 or f32.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Compute threads; the cores of this process if left out.")]
+KvBytes = Annotated[
+    str | None, typer.Option(metavar="BYTES", help="KV memory, e.g. 2GB or 512MiB; half of what is free if left out.")
+]
+KvType = Annotated[
+    str, typer.Option(metavar="TYPE", help="KV element type: auto (bf16; f32 for f32 weights), bf16 or f32.")
+]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Compute threads; the cores of this process if left out.")
+]
 PackCache = Annotated[bool, typer.Option(help="Keep repacked weights on disk, so that the next start maps them.")]
 
+# Silence longer than this at a start is explained.
+PATIENCE_S = 1.0
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -67,6 +85,34 @@ def check_existing(model: str | None) -> None:
         )
 
 
+def tell(line: str) -> None:
+    """One line for people, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def patience(model: str | None) -> Iterator[None]:
+    """Says what is going on when the block takes over a second."""
+    line = (
+        f"loading {model or 'the bundled model'}: a quantized file is repacked at its first start, later ones map it …"
+    )
+    timer = threading.Timer(PATIENCE_S, tell, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def figures(completion: Completion, ttft_s: float, rest_s: float) -> str:
+    """One line: tokens, whether a limit ended them, TTFT and tokens a second."""
+    count = completion.usage.completion_tokens or len(completion.tokens)
+    limit = ", ended by its limit" if completion.finish_reason == "length" else ""
+    rate = (count - 1) / rest_s if count > 1 and rest_s > 0 else 0.0
+    return f"{count} tokens{limit}, TTFT {ttft_s:.3f} s, {rate:.1f} tok/s"
+
+
 def open_llm(**choices: Any) -> LLM:
     """The model in this process, for one reader; `choices` are `LoadOptions` fields.
 
@@ -76,10 +122,17 @@ def open_llm(**choices: Any) -> LLM:
     from penstock.assemble import LoadOptions
     from penstock.llm import LLM
 
-    return LLM(options=LoadOptions(**choices))
+    with patience(choices.get("model")):
+        return LLM(options=LoadOptions(**choices))
 
 
 def override(llm: LLM, **given: Any) -> SamplingParams:
-    """The model's default sampling with every given value that is not None in its place."""
+    """The model's default sampling with every given value that is not None in its place.
+
+    Raises:
+        InvalidRequest: naming the value that cannot be used.
+    """
     chosen = {name: value for name, value in given.items() if value is not None}
-    return replace(llm.loaded.checkpoint.generation_defaults, **chosen)
+    params = replace(llm.loaded.checkpoint.generation_defaults, **chosen)
+    check_sampling(params, llm.loaded.config.vocab_size)
+    return params

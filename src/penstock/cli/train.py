@@ -10,23 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from penstock.core import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
     from penstock.train import Budget, Record
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A TOML recipe, such as examples/bundled_model.toml.")],
-    corpus: Annotated[Path, typer.Option(help="The folder that the recipe's file names are in.")],
-    run: Annotated[Path, typer.Option(help="Where checkpoints and the log are kept.")],
-    minutes: Annotated[float, typer.Option(min=0, help="Time budget, learning rate decay included.")] = 0,
-    steps: Annotated[int, typer.Option(min=0, help="Step budget, instead of minutes.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Publish the model here; <run>/model if left out.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Compute threads.")] = 2,
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A TOML recipe, such as examples/bundled_model.toml.")
+    ],
+    corpus: Annotated[Path, typer.Option(metavar="DIR", help="The folder that the recipe's file names are in.")],
+    run: Annotated[Path, typer.Option(metavar="DIR", help="Where checkpoints and the log are kept.")],
+    minutes: Annotated[float, typer.Option(metavar="X", min=0, help="Time budget, learning rate decay included.")] = 0,
+    steps: Annotated[int, typer.Option(metavar="N", min=0, help="Step budget, instead of minutes.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Publish the model here; <run>/model if left out.")
+    ] = None,
+    threads: Annotated[int, typer.Option(metavar="N", min=1, help="Compute threads.")] = 2,
 ) -> None:
     """Train a small model and its tokenizer; resumable."""
     for needed in ("torch", "matplotlib"):
