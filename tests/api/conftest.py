@@ -303,6 +303,12 @@ def scripted():
 
 
 @pytest.fixture
+def served():
+    """A model that no server holds."""
+    return ServedModel("toy", ScriptedEngine(), ByteTokenizer(), 400, (EOS,), VOCAB, aliases=("gpt-toy",))
+
+
+@pytest.fixture
 def frames():
     """The data of an SSE body, parsed; the end mark stays text."""
 
