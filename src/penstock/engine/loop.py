@@ -235,9 +235,12 @@ class Engine:
         The snapshot is published first, so that a reader who sees an end sees it counted too.
         """
         ready, self._ready = self._ready, []
+        live = self._live
         for outcomes, when in ready:
             for outcome in outcomes:
-                self._deliver(outcome, when, now)
+                one = live.get(outcome.sequence.request.id)
+                if one is not None:
+                    self._deliver(one, outcome, when, now)
         self._publish(now)
         if self._waiters:
             waiters, self._waiters = self._waiters, []
@@ -254,10 +257,7 @@ class Engine:
                 cost_tokens,
             )
 
-    def _deliver(self, outcome: Outcome, when: float, now: float) -> None:
-        live = self._live.get(outcome.sequence.request.id)
-        if live is None:
-            return
+    def _deliver(self, live: _Live, outcome: Outcome, when: float, now: float) -> None:
         if outcome.error is not None:
             self._end(live, row_error(outcome.error), now)
             return

@@ -20,6 +20,9 @@ from penstock.core import (
 )
 from penstock.text import StopMatcher
 
+# A named tuple's own constructor takes several times as long.
+new_tuple = tuple.__new__
+
 
 class SampleOutput:
     """The text side of one sample.
@@ -75,7 +78,8 @@ class SampleOutput:
         tokens = outcome.tokens
         if self._plain is not None and tokens and outcome.finish is None:
             self.num_tokens += len(tokens)
-            return Event(self.sample, tokens, self._plain(tokens), outcome.logprobs)
+            text = self._plain(tokens)
+            return new_tuple(Event, (self.sample, tokens, text, outcome.logprobs, None, None, None))
         text, hit = "", None
         if self._decoder is None:
             self.num_tokens += len(tokens)

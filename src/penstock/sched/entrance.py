@@ -120,23 +120,37 @@ class Entrance:
     def _park(self, job: Job, worker: Job | None) -> None:
         """Sets the job aside; who works for it goes no later than it would."""
         self._queue.park(job)
-        if worker is not None and (worker.boost is None or job.rank < worker.boost):
-            worker.boost = job.rank
+        _lend(job, worker)
+
+    def _worker(self, job: Job) -> Job | None:
+        """Who computes what the parked job waits for."""
+        if job.blocked_on is None:
+            return job.leader
+        return self._roster.jobs.get(job.blocked_on.writer)
 
     def unpark(self) -> None:
         """Puts those back in line whose wait is over; looks at one of all that wait for the same."""
-        for first in self._queue.first_parked():
-            if first.blocked_on is not None:
-                over = not first.blocked_on.pending
-            else:
-                leader = first.leader
-                assert leader is not None, "a parked job waits for nothing"
-                done = leader.sequence.num_computed >= first.sequence.num_prompt - 1
-                over = done or leader.sequence.id not in self._roster.jobs
-            if over:
-                for job in self._queue.parked_with(first):
-                    self._queue.unpark(job)
-                    job.blocked_on = job.leader = None
+        ended = [first for first in self._queue.first_parked() if self._is_over(first)]
+        if not ended:
+            return
+        for first in ended:
+            worker = self._worker(first)
+            if worker is not None:
+                worker.boost = None
+            for job in self._queue.parked_with(first):
+                self._queue.unpark(job)
+                job.blocked_on = job.leader = None
+        for job in self._queue.parked():
+            _lend(job, self._worker(job))
+
+    def _is_over(self, job: Job) -> bool:
+        """Whether what the parked job waits for is there, or will not come."""
+        if job.blocked_on is not None:
+            return not job.blocked_on.pending
+        leader = job.leader
+        assert leader is not None, "a parked job waits for nothing"
+        done = leader.sequence.num_computed >= job.sequence.num_prompt - 1
+        return done or leader.sequence.id not in self._roster.jobs
 
     def _reserve(self, job: Job) -> int:
         """Tokens to set memory aside for: prompt and predicted output, or all of it after too many preemptions."""
@@ -193,3 +207,9 @@ class Entrance:
                 request.grammar,
             )
         )
+
+
+def _lend(job: Job, worker: Job | None) -> None:
+    """Lends the rank of a job that waits to the one that works for it."""
+    if worker is not None and (worker.boost is None or job.rank < worker.boost):
+        worker.boost = job.rank

@@ -83,6 +83,10 @@ class WaitingQueue:
         """The parked job and those that wait for the same."""
         return list(self._parked[self._blockers[job.sequence.id]].values())
 
+    def parked(self) -> list[Job]:
+        """All that are set aside."""
+        return [job for group in self._parked.values() for job in group.values()]
+
     def jobs(self) -> list[Job]:
         """All of them."""
         return list(self._jobs.values())
