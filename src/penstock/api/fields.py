@@ -50,28 +50,42 @@ class SamplingFields(Strict):
     """Fields of both kinds of completion."""
 
     model: str = Field(description="A name from GET /v1/models.")
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream: bool | None = Field(None, description="Answer as server-sent events.")
+    stream_options: StreamOptions | None = Field(None, description="Only with stream.")
     temperature: float | None = Field(None, description="0 is greedy.")
-    top_p: float | None = None
+    top_p: float | None = Field(None, description="In (0, 1]; the likeliest tokens whose mass reaches it are kept.")
     top_k: int | None = Field(None, description="0 or -1 is off.")
-    min_p: float | None = None
-    typical_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    min_p: float | None = Field(
+        None, description="In [0, 1]; drops tokens less likely than this share of the likeliest."
+    )
+    typical_p: float | None = Field(None, description="In (0, 1]; locally typical sampling; 1 is off.")
+    repetition_penalty: float | None = Field(None, description="Above 0; 1 is off. Counts prompt and output.")
+    presence_penalty: float | None = Field(None, description="In [-2, 2]; once for every token seen in the output.")
+    frequency_penalty: float | None = Field(
+        None, description="In [-2, 2]; for every time that a token was seen in the output."
+    )
     logit_bias: dict[str, float] | None = Field(None, description="Token id as a string to a bias in [-100, 100].")
     seed: int | None = Field(None, description="Drawn if left out; the answer says which one was used.")
-    n: int | None = None
-    max_tokens: int | None = None
-    min_tokens: int | None = None
-    stop: Stop = None
-    stop_token_ids: Annotated[list[int], Field(fail_fast=True)] | None = None
-    include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
-    prompt_logprobs: int | None = None
-    skip_special_tokens: bool | None = None
-    add_special_tokens: bool | None = None
+    n: int | None = Field(None, description="Samples of each prompt; 1 by default.")
+    max_tokens: int | None = Field(
+        None, description="Output tokens at most; 16 for text by default, for chat what the context leaves."
+    )
+    min_tokens: int | None = Field(None, description="No end before that many output tokens.")
+    stop: Stop = Field(None, description="A string or up to 16 that end the text.")
+    stop_token_ids: Annotated[list[int], Field(fail_fast=True)] | None = Field(
+        None, description="Token ids that end the text."
+    )
+    include_stop_str_in_output: bool | None = Field(None, description="Keep the stop string in the text.")
+    ignore_eos: bool | None = Field(None, description="The model's own end tokens do not end the text.")
+    prompt_logprobs: int | None = Field(
+        None, description="Alternatives beside each prompt token's log probability; not for streams."
+    )
+    skip_special_tokens: bool | None = Field(
+        None, description="Control tokens do not appear in the text; true by default."
+    )
+    add_special_tokens: bool | None = Field(
+        None, description="Put the model's own beginning before it; true by default."
+    )
     priority: int | None = Field(None, description="Lower runs first.")
     timeout_s: float | None = Field(
         None, description="Seconds from arrival after which the request ends with an error; none by default."
@@ -83,7 +97,7 @@ class CompletionBody(SamplingFields):
     """POST /v1/completions."""
 
     prompt: Prompt
-    echo: bool | None = None
+    echo: bool | None = Field(None, description="Put the prompt before the output.")
     logprobs: int | None = Field(None, description="Alternatives beside each token's own log probability.")
 
 
@@ -99,7 +113,7 @@ class Message(Strict):
 
     role: Literal["system", "developer", "user", "assistant"] = Field(description="developer means system.")
     content: str | Annotated[list[TextPart], Field(fail_fast=True, max_length=limits.MAX_MESSAGES)]
-    name: str | None = None
+    name: str | None = Field(None, description="Of the speaker, for templates that show it.")
     refusal: None = None
     tool_calls: None = None
     function_call: None = None
@@ -113,33 +127,39 @@ Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_leng
 class ChatBody(SamplingFields):
     """POST /v1/chat/completions."""
 
-    messages: Messages
-    max_completion_tokens: int | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
+    messages: Messages = Field(description="The conversation, oldest message first.")
+    max_completion_tokens: int | None = Field(None, description="The newer name of max_tokens.")
+    logprobs: bool | None = Field(None, description="Give each token's log probability.")
+    top_logprobs: int | None = Field(None, description="Alternatives beside each token, up to 20; needs logprobs.")
+    add_generation_prompt: bool | None = Field(None, description="Open the assistant's turn; true by default.")
+    continue_final_message: bool | None = Field(
+        None, description="Go on with the last message, which is the assistant's."
+    )
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="enable_thinking (a boolean) is taken.")
 
 
 class TokenizeBody(Strict):
     """POST /tokenize: either `prompt` or `messages`."""
 
-    model: str | None = None
-    prompt: str | None = None
-    messages: Messages | None = None
-    add_special_tokens: bool | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    return_token_strs: bool | None = None
+    model: str | None = Field(None, description="A name from GET /v1/models; the first one by default.")
+    prompt: str | None = Field(None, description="A text, in the place of messages.")
+    messages: Messages | None = Field(None, description="A conversation, in the place of prompt.")
+    add_special_tokens: bool | None = Field(
+        None, description="Put the model's own beginning before it; true by default."
+    )
+    add_generation_prompt: bool | None = Field(None, description="Open the assistant's turn; true by default.")
+    continue_final_message: bool | None = Field(
+        None, description="Go on with the last message, which is the assistant's."
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="enable_thinking (a boolean) is taken.")
+    return_token_strs: bool | None = Field(None, description="Give each token's text as well.")
 
 
 class DetokenizeBody(Strict):
     """POST /detokenize."""
 
-    model: str | None = None
-    tokens: Annotated[list[int], Field(fail_fast=True)]
+    model: str | None = Field(None, description="A name from GET /v1/models; the first one by default.")
+    tokens: Annotated[list[int], Field(fail_fast=True)] = Field(description="Token ids.")
 
 
 Body = TypeVar("Body", bound=Strict)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Iterable
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -84,11 +85,22 @@ def _operation(method: str, path: str, words: str, body: type[BaseModel] | None)
     return made
 
 
-_STYLE: Final = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
-color:#1b1f24}h1{font-size:1.6rem}h2{font-size:1.05rem;margin:2rem 0 .2rem;font-family:ui-monospace,monospace}
-table{border-collapse:collapse;width:100%}td,th{border-top:1px solid #d8dee4;padding:.25rem .6rem;text-align:left;
-vertical-align:top}code,td:first-child{font-family:ui-monospace,monospace}.m{color:#0a5;text-transform:uppercase}
-@media(prefers-color-scheme:dark){body{background:#14171a;color:#e4e7ea}td,th{border-color:#333a41}.m{color:#5d9}}"""
+_STYLE: Final = """:root{color-scheme:light dark;--line:#d8dee4;--soft:#57606a;--get:#0a6;--post:#06c;--back:#fff;
+--fore:#1b1f24;--code:#f3f5f7}@media(prefers-color-scheme:dark){:root{--line:#333a41;--soft:#9aa4ae;--get:#5d9;
+--post:#7bf;--back:#14171a;--fore:#e4e7ea;--code:#1e2327}}
+body{font:15px/1.55 system-ui,sans-serif;max-width:56rem;margin:2.5rem auto;padding:0 1.2rem;background:var(--back);
+color:var(--fore)}h1{font-size:1.7rem;margin:0}h2{font-size:1.15rem;margin:2.6rem 0 .2rem}
+h2,code,pre,td:first-child,nav{font-family:ui-monospace,SFMono-Regular,Menlo,monospace}h2+p{margin:.2rem 0 .8rem}
+nav{columns:2;font-size:.9rem;margin:1.2rem 0;padding:.8rem 1rem;background:var(--code);border-radius:6px}
+nav a{display:block;color:inherit;text-decoration:none}nav a:hover{text-decoration:underline}
+pre{background:var(--code);padding:.8rem 1rem;border-radius:6px;overflow-x:auto;font-size:.87rem}
+table{border-collapse:collapse;width:100%;font-size:.93rem;table-layout:fixed}col.f{width:31%}col.t{width:23%}
+td,th{border-top:1px solid var(--line);padding:.35rem .6rem .35rem 0;text-align:left;vertical-align:top;
+overflow-wrap:anywhere}th{color:var(--soft);font-weight:500}td:nth-child(2){color:var(--soft)}
+b{font-weight:600}.get,.post{display:inline-block;width:3.2em;text-transform:uppercase;font-size:.85em;font-weight:700}
+.get{color:var(--get)}.post{color:var(--post)}.soft{color:var(--soft)}"""
+_EXAMPLE: Final = """curl -N http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+  -d '{"model": "NAME", "messages": [{"role": "user", "content": "Hello"}], "stream": true}'"""
 
 
 def docs_page(version: str) -> str:
@@ -96,28 +108,47 @@ def docs_page(version: str) -> str:
     document = openapi_document(version)
     schemas = document["components"]["schemas"]
     parts = [
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>penstock API</title><style>{_STYLE}</style>',
-        f"<h1>penstock {html.escape(version)}: API</h1>",
-        '<p>The machine-readable form is <a href="/openapi.json">/openapi.json</a>.</p>',
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width,initial-scale=1">',
+        f"<title>penstock API</title><style>{_STYLE}</style></head><body>",
+        f"<h1>penstock {html.escape(version)}</h1>",
+        '<p class="soft">An OpenAI-compatible HTTP API. For programs: <a href="/openapi.json">/openapi.json</a>.</p>',
+        f"<pre>{html.escape(_EXAMPLE)}</pre><nav>",
     ]
-    for method, path, words, body in OPERATIONS:
-        parts.append(f'<h2><span class="m">{method}</span> {html.escape(path)}</h2><p>{html.escape(words)}</p>')
+    for number, (method, path, _, _) in enumerate(OPERATIONS):
+        parts.append(f'<a href="#o{number}">{_method(method)} {html.escape(path)}</a>')
+    parts.append("</nav>")
+    for number, (method, path, words, body) in enumerate(OPERATIONS):
+        parts.append(f'<h2 id="o{number}">{_method(method)} {html.escape(path)}</h2><p>{html.escape(words)}</p>')
         if body is not None:
             parts.append(_fields_table(schemas[body.__name__]))
-    parts.append(f"<h2>Ignored fields</h2><p><code>{', '.join(sorted(IGNORED))}</code></p>")
-    parts.append(f"<h2>Refused fields</h2><p><code>{', '.join(sorted([*REFUSED, 'best_of']))}</code></p></html>")
+    parts.append(_names("Ignored fields", "Labels and hints: the answer is the same without them.", IGNORED))
+    refused = "Not supported: 400 unless null or a value that asks for nothing."
+    parts.append(_names("Refused fields", refused, [*REFUSED, "best_of"]))
+    parts.append(
+        "<h2>Errors</h2><p>Every answer that is not 2xx, and every error in a stream, is "
+        '<code>{"error": {"message", "type", "param", "code"}}</code>.</p></body></html>'
+    )
     return "\n".join(parts)
+
+
+def _method(method: str) -> str:
+    return f'<span class="{method}">{method}</span>'
+
+
+def _names(title: str, words: str, names: Iterable[str]) -> str:
+    listed = ", ".join(f"<code>{name}</code>" for name in sorted(names))
+    return f"<h2>{title}</h2><p>{html.escape(words)}</p><p>{listed}</p>"
 
 
 def _fields_table(schema: dict[str, Any]) -> str:
     required = set(schema.get("required", ()))
     rows = []
     for name, field in schema["properties"].items():
-        words = field.get("description", "") + (" Required." if name in required else "")
-        rows.append(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(_kind(field))}</td><td>{html.escape(words)}</td>"
-        )
-    return f"<table><tr><th>field<th>type<th></tr>{''.join(rows)}</table>"
+        words = html.escape(field.get("description", "")) + (" <b>Required.</b>" if name in required else "")
+        rows.append(f"<tr><td>{html.escape(name)}</td><td>{html.escape(_kind(field))}</td><td>{words}</td></tr>")
+    head = '<col class="f"><col class="t"><col><tr><th>field</th><th>type</th><th>meaning</th></tr>'
+    return f"<table>{head}{''.join(rows)}</table>"
 
 
 def _kind(field: dict[str, Any]) -> str:
@@ -125,7 +156,7 @@ def _kind(field: dict[str, Any]) -> str:
         return str(field["$ref"]).rpartition("/")[2]
     for union in ("anyOf", "oneOf"):
         if union in field:
-            return " | ".join(_kind(branch) for branch in field[union])
+            return " | ".join(_kind(branch) for branch in field[union] if branch.get("type") != "null")
     if field.get("type") == "array":
         return f"list of {_kind(field['items'])}" if "items" in field else "list"
     if "enum" in field:
