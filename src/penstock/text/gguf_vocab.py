@@ -140,12 +140,11 @@ def _build_byte_level(pieces: _Pieces, metadata: Mapping[str, object]) -> HfToke
 def _file_merges(metadata: Mapping[str, object], vocab: Mapping[str, int]) -> list[tuple[str, str]]:
     """The merges of the file, checked."""
     merges: list[tuple[str, str]] = []
-    for line in _list(metadata, "merges", limits.MAX_VOCAB):
-        left, space, right = str(line)[:1], "", ""
-        head, space, right = str(line)[1:].partition(" ")
-        left += head
-        if not space or left not in vocab or right not in vocab or left + right not in vocab:
-            raise _error(f"merge {str(line)[:64]!r} does not fit the vocabulary")
+    for line in map(str, _list(metadata, "merges", limits.MAX_VOCAB)):
+        cut = line.find(" ", 1)
+        left, right = line[:cut], line[cut + 1 :]
+        if cut < 0 or left not in vocab or right not in vocab or left + right not in vocab:
+            raise _error(f"merge {line[:64]!r} does not fit the vocabulary")
         merges.append((left, right))
     return merges
 
