@@ -65,6 +65,11 @@ class Conversation:
         self._messages = list(self._start)
         self._last = ""
 
+    @property
+    def history(self) -> tuple[dict[str, Any], ...]:
+        """The messages so far, the system's included."""
+        return tuple(self._messages)
+
     def loop(self) -> None:
         """Reads lines until /exit or the end of the input."""
         tell(f"{self._llm.loaded.name}, {self._llm.loaded.config.max_model_tokens:,} tokens of context. {HELP}")
