@@ -2,6 +2,18 @@
 
 Knows nothing about ranks, budgets or results. Invariant: a slot or page is given out again only after the commit of
 the last step that names it.
+
+**Why it cannot go round in circles.** A sequence is preempted at most `max_preemptions` times, so there are finitely
+many preemptions, and between two of them somebody gets a row:
+
+- A job that has been preempted that often is *protected*: it enters only when every page that it can ever need is
+  spare, these pages are set aside, and nobody may take its memory. What is set aside is left out of what later jobs
+  enter on, so while only protected jobs run, none of them is short.
+- An ordinary job may have outgrown what was set aside for it and hold what a protected one was promised; then the
+  protected one takes from any ordinary job, the newest first, and gets on.
+- Without protected jobs, the oldest may take from every other one and gets on. With them, an ordinary job that finds
+  nobody to take from sits out until a protected one ends, which it does because it is never held up for good.
+- The first in line enters at the latest when nobody runs: what cannot fit alone was refused at the door.
 """
 
 from __future__ import annotations
