@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from contextlib import contextmanager
 
 import openai
 import pytest
@@ -103,14 +104,50 @@ def test_silence_gets_comments(start_server, scripted):
     assert "".join(chunk.choices[0].text for chunk in parts) == "cba"
 
 
-def test_a_slow_reader_holds_up_nobody(start_server, scripted):
-    server = start_server(scripted(script="y" * 390, delay_s=0.0))
+@contextmanager
+def unread_stream(server):
+    """A client of 60 long outputs that reads nothing."""
     body = {"model": "toy", "prompt": ["a"] * 60, "max_tokens": 390, "stream": True}
     with socket.socket() as link:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         link.connect(server.address)
         link.sendall(post_bytes("/v1/completions", body))
         wait_for(lambda: len(server.engine.requests) == 60)
+        yield link
+
+
+@pytest.mark.parametrize("ping_s", [0.1, 30.0])
+def test_a_client_that_reads_nothing_is_cut_off(start_server, scripted, ping_s):
+    settings = ApiSettings(slow_reader_s=0.4, ping_s=ping_s, grace_s=0.2)
+    server = start_server(scripted(script="y" * 390, delay_s=0.0), settings)
+    began = time.monotonic()
+    with unread_stream(server) as link:
+        wait_for(lambda: len(server.engine.cancelled) == 60)
+        assert 0.4 <= time.monotonic() - began < 4.0
+        got = b""
+        while part := link.recv(65536):
+            got += part
+    assert not got.endswith(b"0\r\n\r\n") and b"[DONE]" not in got  # nothing that looks whole
+    assert server.complete().status_code == 200
+
+
+def test_a_client_that_reads_slowly_but_steadily_gets_everything(start_server, scripted):
+    settings = ApiSettings(slow_reader_s=0.5, grace_s=0.2)
+    server = start_server(scripted(script="y" * 390, delay_s=0.0), settings)
+    got = b""
+    with unread_stream(server) as link:
+        began = time.monotonic()
+        while not got.endswith(b"0\r\n\r\n"):
+            part = link.recv(200_000)
+            assert part
+            got += part
+            time.sleep(0.05 if time.monotonic() - began < 1.5 else 0.0)
+    assert b"data: [DONE]" in got and not server.engine.cancelled
+
+
+def test_a_slow_reader_holds_up_nobody(start_server, scripted):
+    server = start_server(scripted(script="y" * 390, delay_s=0.0))
+    with unread_stream(server):
         time.sleep(0.3)
         began = time.monotonic()
         assert server.get("/health/live").status_code == 200

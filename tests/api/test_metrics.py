@@ -46,6 +46,15 @@ def test_a_server_counts_what_it_served(server):
     assert http[("method", "POST"), ("route", "/v1/completions"), ("status", "400")] == 1
 
 
+def test_the_kv_cache_is_described_where_its_pages_are_known(start_server):
+    for page_tokens in (0, 32):
+        found = samples(start_server(page_tokens=page_tokens).get("/metrics").text)
+        shapes = [dict(labels) for name, labels in found if name == "vllm:cache_config_info"]
+        assert [(one["block_size"], one["num_gpu_blocks"]) for one in shapes] == (
+            [("32", "100")] if page_tokens else []
+        )
+
+
 def test_labels_are_bounded(server):
     for k in range(5):
         server.get(f"/nothing/{k}")

@@ -152,21 +152,23 @@ class Writer:
         self._send = send
         self._clock = clock
         self._abort = abort
-        self._sending = False
+        self._writes = 0
         self._since_s = clock()
         self.started = False
 
     async def write(self, data: bytes, more: bool = True) -> None:
         """Sends; waits while the client's buffers are full, as long as `watch` lets it."""
-        if not self._sending:
-            self._sending = True
+        if not self._writes:
             self._since_s = self._clock()
-        if not self.started:
-            self.started = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        self._sending = False
-        self._since_s = self._clock()
+        self._writes += 1
+        try:
+            if not self.started:
+                self.started = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+            await self._send({"type": "http.response.body", "body": data, "more_body": more})
+            self._since_s = self._clock()
+        finally:
+            self._writes -= 1
 
     async def watch(self, ping_s: float, slow_reader_s: float) -> None:
         """Sends a comment after `ping_s` of silence; cuts the client off when a write waits for `slow_reader_s`.
@@ -174,11 +176,11 @@ class Writer:
         Runs until cancelled or cut off. One timer a stream instead of one a write.
         """
         while True:
-            limit_s = slow_reader_s if self._sending else ping_s
+            limit_s = slow_reader_s if self._writes else ping_s
             left_s = self._since_s + limit_s - self._clock()
             if left_s > 0.0:
                 await asyncio.sleep(min(left_s, ping_s, slow_reader_s))
-            elif self._sending:
+            elif self._writes:
                 self._abort()
                 return
             else:
