@@ -105,11 +105,11 @@ def test_silence_gets_comments(start_server, scripted):
 
 
 @contextmanager
-def unread_stream(server):
+def unread_stream(server, window=4096):
     """A client of 60 long outputs that reads nothing."""
     body = {"model": "toy", "prompt": ["a"] * 60, "max_tokens": 390, "stream": True}
     with socket.socket() as link:
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         link.connect(server.address)
         link.sendall(post_bytes("/v1/completions", body))
         wait_for(lambda: len(server.engine.requests) == 60)
@@ -132,16 +132,16 @@ def test_a_client_that_reads_nothing_is_cut_off(start_server, scripted, ping_s):
 
 
 def test_a_client_that_reads_slowly_but_steadily_gets_everything(start_server, scripted):
-    settings = ApiSettings(slow_reader_s=0.5, grace_s=0.2)
+    settings = ApiSettings(slow_reader_s=0.8, grace_s=0.2)
     server = start_server(scripted(script="y" * 390, delay_s=0.0), settings)
     got = b""
-    with unread_stream(server) as link:
+    with unread_stream(server, 65536) as link:
         began = time.monotonic()
         while not got.endswith(b"0\r\n\r\n"):
-            part = link.recv(200_000)
+            part = link.recv(65536)
             assert part
             got += part
-            time.sleep(0.05 if time.monotonic() - began < 1.5 else 0.0)
+            time.sleep(0.03 if time.monotonic() - began < 2.0 else 0.0)
     assert b"data: [DONE]" in got and not server.engine.cancelled
 
 
