@@ -22,7 +22,7 @@ def make_sequence(id, tokens, **fields):
 
 
 def start(kv, sequence):
-    keys = list(kv.page_hashes(sequence.request))
+    keys = list(kv.prompt_pages(sequence.request).keys)
     match = kv.match(sequence, keys)
     kv.open(sequence, keys, match)
     return match
@@ -39,7 +39,7 @@ def test_a_prefix_is_pending_then_ready_then_cached():
     kv = make_kv()
     one, two = make_sequence(0, range(10)), make_sequence(1, range(10))
     start(kv, one)
-    keys = list(kv.page_hashes(two.request))
+    keys = list(kv.prompt_pages(two.request).keys)
     assert kv.match(two, keys).pending.writer == 0
     compute(kv, one, 9)
     match = kv.match(two, keys)
@@ -65,7 +65,7 @@ def test_an_abandoned_page_frees_its_waiters():
     kv = make_kv()
     one, two = make_sequence(0, range(10)), make_sequence(1, range(10))
     start(kv, one)
-    entry = kv.match(two, list(kv.page_hashes(two.request))).pending
+    entry = kv.match(two, list(kv.prompt_pages(two.request).keys)).pending
     kv.release(one)
     assert not entry.pending
     assert start(kv, two).entries == () and two.num_computed == 0
@@ -76,8 +76,8 @@ def test_equal_hashes_of_other_tokens_are_no_hit():
     one, two, same = make_sequence(0, [1] * 6), make_sequence(1, [2] * 6), make_sequence(2, [1] * 6)
     start(kv, one)
     compute(kv, one, 5)
-    assert kv.match(two, list(kv.page_hashes(two.request))).entries == ()
-    assert len(kv.match(same, list(kv.page_hashes(same.request))).entries) == 1
+    assert kv.match(two, list(kv.prompt_pages(two.request).keys)).entries == ()
+    assert len(kv.match(same, list(kv.prompt_pages(same.request).keys)).entries) == 1
 
 
 @pytest.mark.parametrize("field", [{"cache_salt": "s"}, {"adapter": "a"}, {"media": ((1, 2, "digest"),)}])
@@ -85,14 +85,14 @@ def test_what_the_values_depend_on_is_part_of_the_hash(field):
     kv = make_kv()
     plain = make_sequence(0, range(10)).request
     other = replace(plain, **field)
-    assert kv.page_hashes(plain)[0] != kv.page_hashes(other)[0]
-    assert kv.page_hashes(plain) == kv.page_hashes(replace(plain, id="z", tenant="t"))
+    assert kv.prompt_pages(plain).keys[0] != kv.prompt_pages(other).keys[0]
+    assert kv.prompt_pages(plain).keys == kv.prompt_pages(replace(plain, id="z", tenant="t")).keys
 
 
 def test_fields_cannot_be_shifted_into_each_other():
     kv = make_kv()
     one = make_sequence(0, range(4), cache_salt="ab", adapter="c").request
-    assert kv.page_hashes(one) != kv.page_hashes(replace(one, cache_salt="b", adapter="ca"))
+    assert kv.prompt_pages(one).keys != kv.prompt_pages(replace(one, cache_salt="b", adapter="ca")).keys
 
 
 def test_pages_behind_the_window_are_freed_in_that_group_only():
@@ -115,11 +115,11 @@ def test_a_hit_needs_the_last_window_too():
     start(kv, one)
     compute(kv, one, 16)
     kv.release(one)
-    assert len(kv.match(make_sequence(1, range(16)), list(kv.page_hashes(one.request))).entries) == 3
-    gone = kv.match(make_sequence(1, range(16)), list(kv.page_hashes(one.request))).entries[1]
+    assert len(kv.match(make_sequence(1, range(16)), list(kv.prompt_pages(one.request).keys)).entries) == 3
+    gone = kv.match(make_sequence(1, range(16)), list(kv.prompt_pages(one.request).keys)).entries[1]
     while gone.pages[1] >= 0:  # free pages first, then the ones used longest ago
         kv._take(1)
-    match = kv.match(make_sequence(3, range(16)), list(kv.page_hashes(one.request)))
+    match = kv.match(make_sequence(3, range(16)), list(kv.prompt_pages(one.request).keys))
     assert match.entries == ()
 
 
@@ -135,8 +135,8 @@ def test_the_least_recently_used_page_is_evicted_and_its_entry_with_it():
     start(kv, hog)
     compute(kv, hog, 12)
     old, new = make_sequence(10, [1] * 5), make_sequence(11, [2] * 5)
-    assert kv.match(old, list(kv.page_hashes(old.request))).entries == ()
-    assert len(kv.match(new, list(kv.page_hashes(new.request))).entries) == 1
+    assert kv.match(old, list(kv.prompt_pages(old.request).keys)).entries == ()
+    assert len(kv.match(new, list(kv.prompt_pages(new.request).keys)).entries) == 1
 
 
 def test_a_fork_shares_full_pages_and_copies_the_partial_one():
@@ -162,7 +162,7 @@ def test_poisoned_pages_are_withdrawn_even_when_they_were_ready():
     kv.release(one)
     kv.check()
     assert kv.pages_cached == 0
-    assert kv.match(make_sequence(1, range(10)), list(kv.page_hashes(one.request))).entries == ()
+    assert kv.match(make_sequence(1, range(10)), list(kv.prompt_pages(one.request).keys)).entries == ()
 
 
 def test_growing_beyond_the_pages_changes_nothing():

@@ -21,7 +21,7 @@ def filled(tokens, hash_page=lambda data: hashlib.sha256(data).digest()):
     """An index that holds every full page of the tokens, and what to look them up with."""
     hasher, index = PageHasher(SIZE, "model", hash_page), PrefixIndex(SIZE)
     request = make_request(tokens)
-    keys = list(hasher.keys(request))
+    keys = list(hasher.pages(request).keys)
     claim = Claim(0, list(tokens), keys)
     extras = hasher.extras(request, len(keys))
     entered = []
@@ -38,13 +38,26 @@ def test_a_key_is_the_hash_of_parent_tokens_and_extra():
     extra = b"\x05\0\0\0model\0\0\0\0\x01\0\0\0s"
     first = hashlib.sha256(array("q", range(4)).tobytes() + extra).digest()
     second = hashlib.sha256(first + array("q", range(4, 8)).tobytes() + extra).digest()
-    assert hasher.keys(request) == (first, second)
+    assert hasher.pages(request).keys == (first, second)
+
+
+def test_the_packed_ids_are_those_of_the_whole_pages():
+    assert PageHasher(SIZE, "model").pages(make_request(range(9))).packed == pack(range(8))
+
+
+@given(st.integers(0, 5))
+def test_ids_packed_elsewhere_or_here_find_the_same_and_wrong_ones_nothing(count):
+    tokens = list(range(16))
+    _, index, keys, extras, _ = filled(tokens)
+    assert len(index.find(keys, tokens, extras, pack(tokens[: count * SIZE]))[0]) == 4
+    if count:
+        assert len(index.find(keys, tokens, extras, pack([7] * count * SIZE))[0]) == 0
 
 
 def test_media_change_the_pages_that_they_touch_and_those_behind():
     hasher = PageHasher(SIZE, "model")
-    plain = hasher.keys(make_request(range(16)))
-    media = hasher.keys(make_request(range(16), media=((6, 3, "digest"),)))
+    plain = hasher.pages(make_request(range(16))).keys
+    media = hasher.pages(make_request(range(16), media=((6, 3, "digest"),))).keys
     assert media[0] == plain[0] and not set(media[1:]) & set(plain)
     moved = make_request(range(16), media=((5, 3, "digest"),))
     assert hasher.extra(moved, 1) != hasher.extra(make_request(range(16), media=((6, 3, "digest"),)), 1)
@@ -54,7 +67,7 @@ def test_media_change_the_pages_that_they_touch_and_those_behind():
 def test_what_is_found_is_the_common_prefix_in_whole_pages(known, asked):
     hasher, index, _, _, _ = filled(known)
     request = make_request(asked)
-    keys = list(hasher.keys(request))
+    keys = list(hasher.pages(request).keys)
     entries, pending = index.find(keys, list(asked), hasher.extras(request, len(keys)))
     same = 0
     while same < min(len(known), len(asked)) // SIZE and known[: (same + 1) * SIZE] == asked[: (same + 1) * SIZE]:
@@ -75,7 +88,7 @@ def test_where_hashes_collide_the_tokens_decide(changed):
     assert entered == [True] * 3
     other = [99 if i == changed else i for i in range(12)]
     request = make_request(other)
-    keys = list(hasher.keys(request))
+    keys = list(hasher.pages(request).keys)
     entries, _ = index.find(keys, other, hasher.extras(request, 3))
     assert len(entries) == changed // SIZE
     assert index.leading(keys) == 3, "the guess looks at hashes alone"
@@ -91,7 +104,7 @@ def test_parent_and_extra_are_compared_too(field):
 def test_a_run_of_claimed_pages_is_waited_for_at_its_end_and_a_key_is_given_once():
     hasher, index = PageHasher(SIZE, "model"), PrefixIndex(SIZE)
     tokens = list(range(16))
-    keys = list(hasher.keys(make_request(tokens)))
+    keys = list(hasher.pages(make_request(tokens)).keys)
     extras = hasher.extras(make_request(tokens), 4)
     one, two = Claim(1, tokens, keys), Claim(2, tokens, keys)
     index.claim(keys[:3], one)
@@ -113,6 +126,6 @@ def test_a_run_of_claimed_pages_is_waited_for_at_its_end_and_a_key_is_given_once
 def test_a_claim_on_other_tokens_under_the_same_key_is_not_waited_for():
     hasher, index = PageHasher(SIZE, "model", lambda data: b"same"), PrefixIndex(SIZE)
     theirs, mine = [1] * 4, [2] * 4
-    index.claim(list(hasher.keys(make_request(theirs))), Claim(1, theirs, [b"same"]))
-    keys = list(hasher.keys(make_request(mine)))
+    index.claim(list(hasher.pages(make_request(theirs)).keys), Claim(1, theirs, [b"same"]))
+    keys = list(hasher.pages(make_request(mine)).keys)
     assert index.find(keys, mine, hasher.extras(make_request(mine), 1)) == ([], None)

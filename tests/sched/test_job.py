@@ -1,13 +1,14 @@
 """What a job keeps and what it forgets."""
 
 from penstock.core import Request, SamplingParams, Sequence
+from penstock.kv import PromptPages
 from penstock.sched.job import Job, Refusal
 
 
 def make_job(**fields):
     sampling = SamplingParams(seed=1, stop_token_ids=(7,), ignore_eos=fields.pop("ignore_eos", False))
     request = Request("r", (1, 2), sampling, eos_token_ids=(3,), **fields)
-    return Job(Sequence(0, request, 0, [1, 2], 2), [b"key"], 10, 1.5)
+    return Job(Sequence(0, request, 0, [1, 2], 2), PromptPages((b"key",), b""), 10, 1.5)
 
 
 def test_stops_are_end_tokens_and_the_requests_own():

@@ -4,13 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.core import Request, SamplingParams, Sequence
+from penstock.kv import PromptPages
 from penstock.sched.job import Job
 from penstock.sched.queue import WaitingQueue
 
 
 def make_job(id, rank=None, prompt=3, joined_s=0.0):
     request = Request(f"r{id}", (1,) * prompt, SamplingParams(seed=1))
-    job = Job(Sequence(id, request, 0, [1] * prompt, prompt), [], 10, joined_s)
+    job = Job(Sequence(id, request, 0, [1] * prompt, prompt), PromptPages((), b""), 10, joined_s)
     job.rank = (0, float(id if rank is None else rank), id)
     return job
 

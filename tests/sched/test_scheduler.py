@@ -121,7 +121,9 @@ def test_a_kv_manager_that_shares_too_much_is_caught(monkeypatch):
     rig = Rig(max_step_tokens=64)
     rig.add("a", [1] * 9, max_tokens=2, eos=())
     rig.run()
-    monkeypatch.setattr(rig.kv._index, "find", lambda keys, tokens, extras: ([*rig.kv._index.entries()][:2], None))
+    monkeypatch.setattr(
+        rig.kv._index, "find", lambda keys, tokens, extras, packed: ([*rig.kv._index.entries()][:2], None)
+    )
     rig.add("b", [1, 2, 3, 4] * 2 + [9], max_tokens=2, eos=())
     with pytest.raises(AssertionError, match="wrong KV"):
         rig.run()

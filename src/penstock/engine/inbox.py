@@ -13,14 +13,15 @@ from typing import NamedTuple
 
 from penstock.core import FinishReason, Request
 from penstock.engine.stream import EventStream
+from penstock.kv import PromptPages
 
 
 class Arrive(NamedTuple):
-    """A request that passed the door, with its page hashes computed there."""
+    """A request that passed the door, with its pages hashed there."""
 
     request: Request
     stream: EventStream
-    page_hashes: tuple[bytes, ...] | None
+    pages: PromptPages | None
 
 
 class Cancel(NamedTuple):

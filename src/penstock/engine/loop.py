@@ -125,7 +125,7 @@ class Engine:
             )
         if request.sampling.seed is None:
             request = replace(request, sampling=replace(request.sampling, seed=self._entropy()))
-        hashes = self._scheduler.page_hashes(request)
+        pages = self._scheduler.prompt_pages(request)
         stream = EventStream(request)
         live = _Live(stream, self._text)
         with self._door:
@@ -133,7 +133,7 @@ class Engine:
                 raise self._refusal()
             self._reserve(request)
             self._live[request.id] = live
-            self.inbox.push(Arrive(request, stream, hashes))
+            self.inbox.push(Arrive(request, stream, pages))
         return stream
 
     def _reserve(self, request: Request) -> None:
@@ -214,7 +214,7 @@ class Engine:
         if live is None or live.stream is not stream:
             live = self._live[request.id] = _Live(stream, self._text)
         try:
-            self._scheduler.add(request, now, command.page_hashes)
+            self._scheduler.add(request, now, command.pages)
         except PenstockError as error:
             self._end(live, error, now)
         finally:

@@ -1,7 +1,17 @@
 """KV memory as integers: page pools, prefix index, page tables, and how many pages a machine gets."""
 
 from penstock.kv.manager import KvManager, Match
-from penstock.kv.prefix import PageHasher, PendingPage
+from penstock.kv.prefix import PageHasher, PendingPage, PromptPages
 from penstock.kv.size import DEFAULT_SEQUENCES, KvSize, human_bytes, size_kv
 
-__all__ = ["DEFAULT_SEQUENCES", "KvManager", "KvSize", "Match", "PageHasher", "PendingPage", "human_bytes", "size_kv"]
+__all__ = [
+    "DEFAULT_SEQUENCES",
+    "KvManager",
+    "KvSize",
+    "Match",
+    "PageHasher",
+    "PendingPage",
+    "PromptPages",
+    "human_bytes",
+    "size_kv",
+]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from penstock.core import EngineConfig, KvGroup, PageCopy, Request, Sequence
 from penstock.kv.pool import PagePool
-from penstock.kv.prefix import Claim, Entry, PageHash, PageHasher, PendingPage, PrefixIndex, pack, sha256
+from penstock.kv.prefix import Claim, Entry, PageHash, PageHasher, PendingPage, PrefixIndex, PromptPages, pack, sha256
 
 
 class Match(NamedTuple):
@@ -137,22 +137,22 @@ class KvManager:
 
     # Finding.
 
-    def page_hashes(self, request: Request) -> tuple[bytes, ...]:
-        """Chained hashes of the prompt's full pages; plain data, callable from any thread."""
-        return self._hasher.keys(request) if self._prefix_cache else ()
+    def prompt_pages(self, request: Request) -> PromptPages:
+        """Chained hashes of the prompt's full pages, and what is compared on a hit; callable from any thread."""
+        return self._hasher.pages(request) if self._prefix_cache else PromptPages((), b"")
 
     def estimate(self, keys: Collection[bytes]) -> int:
         """Tokens that the index seems to hold of a prompt, pending ones included; a guess that compares hashes only."""
         return self._index.leading(keys) * self._page_tokens
 
-    def match(self, sequence: Sequence, keys: list[bytes]) -> Match:
-        """Pages that the sequence need not compute; the last known token is always left to compute."""
+    def match(self, sequence: Sequence, keys: list[bytes], packed: bytes = b"") -> Match:
+        """Pages that the sequence need not compute (the last known token is); `packed` comes from `prompt_pages`."""
         entries: list[Entry] = []
         pending: PendingPage | None = None
         if self._prefix_cache:
             most = min(len(keys), (len(sequence.tokens) - 1) // self._page_tokens)
             extras = self._hasher.extras(sequence.request, most)
-            entries, pending = self._index.find(keys, sequence.tokens, extras)
+            entries, pending = self._index.find(keys, sequence.tokens, extras, packed)
         if len(self._pools) > 1:
             whole = self._whole(entries)
             pending = pending if whole == len(entries) else None

@@ -13,6 +13,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from penstock.core import Request
 
@@ -29,6 +30,18 @@ def sha256(data: bytes) -> bytes:
 def pack(tokens: Sequence[int]) -> bytes:
     """The ids as 64-bit integers."""
     return array("q", tokens).tobytes()
+
+
+class PromptPages(NamedTuple):
+    """What a door makes of a prompt so that the step loop need not read it again; plain data.
+
+    Attributes:
+        keys: chained hashes of its full pages.
+        packed: their ids, packed.
+    """
+
+    keys: tuple[bytes, ...]
+    packed: bytes
 
 
 class Entry:
@@ -123,15 +136,18 @@ class PageHasher:
         """The hash of one page."""
         return self._hash(parent + packed + extra)
 
-    def keys(self, request: Request) -> tuple[bytes, ...]:
-        """Hashes of every full page of the prompt, each one chained to the one before."""
-        width, packed = self._page_tokens * ID_BYTES, pack(request.prompt_tokens)
+    def pages(self, request: Request) -> PromptPages:
+        """Hashes of every full page of the prompt, each one chained to the one before, and their packed ids."""
+        size, tokens = self._page_tokens, request.prompt_tokens
         keys: list[bytes] = []
+        pieces: list[bytes] = []  # page by page: one long conversion would hold up every other thread
         parent = b""
-        for index, extra in enumerate(self.extras(request, len(packed) // width)):
-            parent = self.key(parent, packed[index * width : (index + 1) * width], extra)
+        for index, extra in enumerate(self.extras(request, len(tokens) // size)):
+            packed = pack(tokens[index * size : (index + 1) * size])
+            parent = self.key(parent, packed, extra)
+            pieces.append(packed)
             keys.append(parent)
-        return tuple(keys)
+        return PromptPages(tuple(keys), b"".join(pieces))
 
     def extras(self, request: Request, num_pages: int) -> list[bytes]:
         """`extra` of the first pages; they differ only where there are media."""
@@ -161,13 +177,16 @@ class PrefixIndex:
             count += 1
         return count
 
-    def find(self, keys: list[bytes], tokens: list[int], extras: list[bytes]) -> tuple[list[Entry], PendingPage | None]:
+    def find(
+        self, keys: list[bytes], tokens: list[int], extras: list[bytes], packed: bytes = b""
+    ) -> tuple[list[Entry], PendingPage | None]:
         """The ready pages of these tokens from the first on, and the last page of those that somebody computes next.
 
         Args:
             keys: page hashes of the tokens; those without an `extras` are left out.
             tokens: the ids.
             extras: what else each page depends on.
+            packed: the first of the ids, packed, as far as somebody has done that already.
         """
         entries: list[Entry] = []
         get = self._entries.get
@@ -176,28 +195,12 @@ class PrefixIndex:
             if entry is None:
                 break
             entries.append(entry)
-        count = self._agreeing(entries, keys, tokens, extras)
+        known, wanted = len(packed) // ID_BYTES, len(entries) * self._page_tokens
+        packed = packed[: wanted * ID_BYTES] if known >= wanted else packed + pack(tokens[known:wanted])
+        count = _agreeing(entries, keys, packed, extras)
         if count < len(entries):
             return entries[:count], None
         return entries, self._pending(count, keys, tokens, len(extras))
-
-    def _agreeing(self, entries: list[Entry], keys: list[bytes], tokens: list[int], extras: list[bytes]) -> int:
-        """How many entries from the first on have exactly these tokens after these parents."""
-        count, size = len(entries), self._page_tokens
-        packed = pack(tokens[: count * size])
-        parents = [b"", *keys[: count - 1]] if count else []
-        if (
-            b"".join([entry.packed for entry in entries]) == packed
-            and [entry.parent for entry in entries] == parents
-            and [entry.extra for entry in entries] == extras[:count]
-        ):
-            return count
-        width = size * ID_BYTES
-        for index, entry in enumerate(entries):
-            same = entry.packed == packed[index * width : (index + 1) * width]
-            if not same or entry.parent != parents[index] or entry.extra != extras[index]:
-                return index
-        return count
 
     def _pending(self, first: int, keys: list[bytes], tokens: list[int], most: int) -> PendingPage | None:
         """The last page of the run from `first` that one sequence computes; None unless its tokens are the same."""
@@ -245,3 +248,23 @@ class PrefixIndex:
         assert not self._entries.keys() & self._claims.keys(), "a page is ready and pending"
         assert {claim.writer for claim in self._claims.values()} <= set(open_ids), "a pending page without a writer"
         assert all(entry.alive for entry in self._entries.values()), "a dead page is found"
+
+
+def _agreeing(entries: list[Entry], keys: list[bytes], packed: bytes, extras: list[bytes]) -> int:
+    """How many entries from the first on have exactly these ids after these parents."""
+    count = len(entries)
+    if not count:
+        return 0
+    parents = [b"", *keys[: count - 1]]
+    if (
+        b"".join([entry.packed for entry in entries]) == packed
+        and [entry.parent for entry in entries] == parents
+        and [entry.extra for entry in entries] == extras[:count]
+    ):
+        return count
+    width = len(packed) // count
+    for index, entry in enumerate(entries):
+        same = entry.packed == packed[index * width : (index + 1) * width]
+        if not same or entry.parent != parents[index] or entry.extra != extras[index]:
+            return index
+    return count

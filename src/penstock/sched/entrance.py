@@ -61,7 +61,7 @@ class Entrance:
         if source is None and not (wanted is not None and job.sequence.sample == 0):
             if self._hopeless(draft, job):
                 return False
-            match = self._kv.match(job.sequence, job.keys)
+            match = self._kv.match(job.sequence, job.keys, job.packed)
             if match.pending is not None:
                 job.blocked_on = match.pending
                 self._park(job, self._roster.jobs.get(match.pending.writer))

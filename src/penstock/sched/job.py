@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from penstock.core import PageCopy, Request, Sequence
-from penstock.kv import PendingPage
+from penstock.kv import PendingPage, PromptPages
 
 
 class Refusal(NamedTuple):
@@ -31,6 +31,7 @@ class Job:
     Attributes:
         sequence: the public state.
         keys: page hashes of its tokens; the KV manager extends them.
+        packed: the prompt's whole pages, packed, to be compared on a hit.
         limit: tokens at which the sample ends, prompt included.
         stops: ids that end it.
         joined_s: when it came; kept over preemptions.
@@ -66,6 +67,7 @@ class Job:
         "limit",
         "opened",
         "order",
+        "packed",
         "rank",
         "refusal",
         "sampled_step",
@@ -77,9 +79,10 @@ class Job:
         "waits_alone",
     )
 
-    def __init__(self, sequence: Sequence, keys: list[bytes], limit: int, joined_s: float) -> None:
+    def __init__(self, sequence: Sequence, pages: PromptPages, limit: int, joined_s: float) -> None:
         self.sequence = sequence
-        self.keys = keys
+        self.keys = list(pages.keys)
+        self.packed = pages.packed
         self.limit = limit
         self.joined_s = joined_s
         sampling = sequence.request.sampling

@@ -23,7 +23,7 @@ from penstock.core import (
     StepPlan,
     StepResult,
 )
-from penstock.kv import KvManager
+from penstock.kv import KvManager, PromptPages
 from penstock.sched import policy
 from penstock.sched.admission import Line, OutputLengths, check_fits, check_ids, check_queue
 from penstock.sched.cost import StepCost, StepFeatures
@@ -68,9 +68,9 @@ class Scheduler:
         check_ids(request, self._config)
         return limit
 
-    def page_hashes(self, request: Request) -> tuple[bytes, ...]:
-        """The prompt's page hashes, to be given to `add`."""
-        return self._kv.page_hashes(request)
+    def prompt_pages(self, request: Request) -> PromptPages:
+        """The prompt's page hashes and packed ids, to be given to `add`."""
+        return self._kv.prompt_pages(request)
 
     def check_room(self, request: Request, num_sequences: int = 0, num_tokens: int = 0) -> None:
         """Passes if the queue has room for the request; looks at counters only.
@@ -89,13 +89,13 @@ class Scheduler:
 
     # Inputs of a step.
 
-    def add(self, request: Request, now: float, page_hashes: tuple[bytes, ...] | None = None) -> tuple[Sequence, ...]:
+    def add(self, request: Request, now: float, pages: PromptPages | None = None) -> tuple[Sequence, ...]:
         """Puts the request's samples in line and returns their sequences.
 
         Args:
             request: its seed is resolved.
             now: the injected clock.
-            page_hashes: from `page_hashes`, given by a door that has called `admissible`; if they are not given, the
+            pages: from `prompt_pages`, given by a door that has called `admissible`; if they are not given, the
                 prompt is checked and hashed here.
 
         Raises:
@@ -109,15 +109,15 @@ class Scheduler:
         if request.id in self._families:
             raise Conflict(f"a request with id {request.id!r} is running.", param="id", hint="choose another id.")
         self.check_room(request)
-        if page_hashes is None:
+        if pages is None:
             check_ids(request, self._config)
-            page_hashes = self._kv.page_hashes(request)
+            pages = self._kv.prompt_pages(request)
         family: list[Job] = []
         for sample in range(request.sampling.n):
             tokens = list(request.prompt_tokens)
             sequence = Sequence(self._next_sequence, request, sample, tokens, len(tokens))
             self._next_sequence += 1
-            job = Job(sequence, list(page_hashes), limit, now)
+            job = Job(sequence, pages, limit, now)
             family.append(job)
             self._line_up(job)
             if request.deadline_s is not None:
