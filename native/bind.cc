@@ -6,13 +6,16 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdlib>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
+#include "decoder.h"
 #include "pack.h"
 
 namespace nb = nanobind;
@@ -233,7 +236,8 @@ void bind_bench(nb::module_& m) {
 }
 
 void bind_kernels(nb::module_& m) {
-  nb::class_<TierHandle>(m, "Kernels").def_prop_ro("name", [](const TierHandle& t) { return t.kernels->name; });
+  auto table = nb::class_<TierHandle>(m, "Kernels").def_prop_ro("name", [](const TierHandle& t) { return t.kernels->name; });
+  bind_ops(table);
   m.def("kernels", &kernels, "tier"_a = nb::none(),
         "Kernels of the named tier; of PENSTOCK_ISA, else of the highest that runs here.");
   m.def("tiers", &runnable_tiers, "Names of the tiers that run here, lowest first.");
@@ -257,6 +261,9 @@ void bind_kernels(nb::module_& m) {
            "zero"_a = 0)
       .def_prop_ro("n", [](const MatrixHandle& h) { return h.matrix.n; })
       .def_prop_ro("k", [](const MatrixHandle& h) { return h.matrix.k; });
+  m.def(
+      "alive", [] { return std::make_tuple(Counted<Decoder>::alive(), Counted<Pool>::alive(), Counted<MatrixHandle>::alive()); },
+      "Decoders, pools and matrices that exist.");
   m.def("linear", &run_linear, "pool"_a, "kernels"_a, "w"_a, "x"_a.noconvert(), "bias"_a.noconvert().none(), "y"_a.noconvert(),
         "y = x · Wᵀ + bias, every row's bits independent of the others.");
 }
@@ -266,6 +273,8 @@ void bind_kernels(nb::module_& m) {
 
 NB_MODULE(_native, m) {
   m.doc() = "Native core of penstock.";
+  // An engine that a program never closed is alive when the interpreter ends: no mistake of ours to print about.
+  nb::set_leak_warnings(false);
   penstock::bind_kernels(m);
   penstock::bind_pack(m);
   penstock::bind_bench(m);

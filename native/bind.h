@@ -6,6 +6,7 @@
 
 #include <optional>
 
+#include "counted.h"
 #include "kernels.h"
 #include "linear.h"
 #include "pool.h"
@@ -22,8 +23,10 @@ struct TierHandle {
 struct MatrixHandle {
   Matrix matrix{};
   std::optional<Bytes> codes, scales, subscales, mins;
+  Counted<MatrixHandle> counted;
 };
 
-void bind_decoder(nanobind::module_& m);  // bind_decoder.cc
+void bind_decoder(nanobind::module_& m);               // bind_decoder.cc
+void bind_ops(nanobind::class_<TierHandle>& kernels);  // bind_ops.cc
 
 }  // namespace penstock

@@ -183,6 +183,9 @@ nb::tuple to_tuple(const std::vector<int32_t>& values) {
   return nb::steal<nb::tuple>(tuple);
 }
 
+// How to_logprobs() results are typed in Python.
+#define LOGPROBS "list[tuple[int, float, int, tuple[tuple[int, float], ...]]]"
+
 // None without any, else a list of (token, logprob, rank, ((token, logprob), ...)).
 nb::object to_logprobs(const std::vector<TokenLogprob>& values) {
   if (values.empty()) return nb::none();
@@ -216,10 +219,10 @@ std::vector<MaskRef> read_masks(nb::dict masks, int64_t vocab) {
 }
 
 // Copies a vector into a new numpy array of that shape.
-nb::object to_array(const std::vector<float>& values, size_t rows, size_t columns) {
+nb::ndarray<nb::numpy, float, nb::ndim<2>> to_array(const std::vector<float>& values, size_t rows, size_t columns) {
   auto* data = new std::vector<float>(values);
   nb::capsule owner(data, [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
-  return nb::cast(nb::ndarray<nb::numpy, float, nb::ndim<2>>(data->data(), {rows, columns}, owner));
+  return nb::ndarray<nb::numpy, float, nb::ndim<2>>(data->data(), {rows, columns}, owner);
 }
 
 // Many draws from one distribution, position by position: the sampler's own door, for tests of its distribution.
@@ -316,7 +319,8 @@ void bind_model(nb::module_& m) {
             b.projection(place, layer).matrix = nb::cast<MatrixHandle&>(matrix).matrix;
             b.alive.push_back(std::move(matrix));
           },
-          nb::arg("place"), nb::arg("layer"), nb::arg("matrix"));
+          nb::arg("place"), nb::arg("layer"), nb::arg("matrix"),
+          nb::sig("def set_matrix(self, place: str, layer: int, matrix: Matrix) -> None"));
 }
 
 // Raw log probabilities of one token, as results carry them.
@@ -357,7 +361,9 @@ void bind_sampling(nb::module_& m) {
   m.def("sample_many", &sample_many, nb::arg("kernels"), nb::arg("logits").noconvert(), nb::arg("sampling"),
         nb::arg("first_position"), nb::arg("count"), nb::arg("tokens"), nb::arg("num_prompt"),
         "Tokens drawn at successive positions from the same logits and history; -1 where nothing may be drawn.");
-  m.def("raw_logprob", &raw_logprob, nb::arg("kernels"), nb::arg("logits").noconvert(), nb::arg("token"), nb::arg("top"));
+  m.def("raw_logprob", &raw_logprob, nb::arg("kernels"), nb::arg("logits").noconvert(), nb::arg("token"), nb::arg("top"),
+        nb::sig(
+            "def raw_logprob(kernels: Kernels, logits: numpy.typing.NDArray[numpy.float32], token: int, top: int) -> " LOGPROBS));
 }
 
 }  // namespace
@@ -390,7 +396,10 @@ void bind_decoder(nb::module_& m) {
           [](Decoder& d, int64_t number, nb::tuple released, nb::list opened, nb::tuple copies, nb::tuple rows) {
             d.submit(read_step(number, released, opened, copies, rows));
           },
-          nb::arg("step"), nb::arg("released"), nb::arg("opened"), nb::arg("copies"), nb::arg("rows"))
+          nb::arg("step"), nb::arg("released"), nb::arg("opened"), nb::arg("copies"), nb::arg("rows"),
+          nb::sig(
+              "def submit(self, step: int, released: tuple[int, ...], opened: list[tuple[int, tuple[int, ...], int, Sampling]], "
+              "copies: tuple[tuple[int, int, int], ...], rows: tuple[tuple[object, ...], ...]) -> None"))
       .def(
           "finish",
           [](Decoder& d, nb::dict masks) {
@@ -402,7 +411,9 @@ void bind_decoder(nb::module_& m) {
             }
             return nb::make_tuple(d.seconds(), to_results(rows));
           },
-          nb::arg("masks"))
+          nb::arg("masks"),
+          nb::sig("def finish(self, masks: dict[int, bytes]) -> tuple[float, list[tuple[tuple[int, ...], int, " LOGPROBS
+                  " | None, " LOGPROBS " | None]]]"))
       .def("peek_logits",
            [](Decoder& d) {
              std::vector<float> logits;

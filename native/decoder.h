@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "counted.h"
 #include "linear.h"
 #include "sampler.h"
 
@@ -221,6 +222,7 @@ class Decoder {
   double forward_seconds_ = 0.0, seconds_ = 0.0;
   std::atomic<bool> cancelled_{false};
   std::thread driver_;
+  Counted<Decoder> counted_;
 };
 
 }  // namespace penstock

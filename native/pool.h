@@ -3,6 +3,8 @@
 #pragma once
 #include <cstdint>
 
+#include "counted.h"
+
 namespace penstock {
 
 class Pool {
@@ -28,6 +30,7 @@ class Pool {
  private:
   struct State;
   State* state_;
+  Counted<Pool> counted_;
 };
 
 }  // namespace penstock

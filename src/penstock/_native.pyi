@@ -4,12 +4,35 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import numpy
+import numpy.typing
 from numpy.typing import NDArray
 
 
 class Kernels:
     @property
     def name(self) -> str: ...
+
+    def rms_norm(self, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], weight: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], eps: float) -> Annotated[NDArray[numpy.float32], dict(shape=(None,))]: ...
+
+    def rotate(self, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], cosines: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], sines: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], interleaved: bool) -> Annotated[NDArray[numpy.float32], dict(shape=(None,))]:
+        """x with its first pairs turned by the angles."""
+
+    def gated(self, gate: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], up: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], activation: int, clamp: float = 0.0) -> Annotated[NDArray[numpy.float32], dict(shape=(None,))]: ...
+
+    def add_scaled(self, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], y: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale: float) -> Annotated[NDArray[numpy.float32], dict(shape=(None,))]: ...
+
+    def cap_logits(self, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], scale: float, cap: float) -> Annotated[NDArray[numpy.float32], dict(shape=(None,))]: ...
+
+    def scan_logits(self, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> tuple[float, int, bool]:
+        """(maximum, its first index, whether all are finite)."""
+
+    def exponentials(self, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], maximum: float, inverse: float) -> tuple[float, Annotated[NDArray[numpy.float32], dict(shape=(None,))]]:
+        """(sum, values) of exp((x - maximum) * inverse)."""
+
+    def attend(self, q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order='C', device='cpu', writable=False)], table: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], page_tokens: int, first_position: int, scale: float, bf16: bool = False, window: int = 0, softcap: float = 0.0, sinks: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None, None))]:
+        """
+        Attention of successive queries over keys and values stored in pages by the table.
+        """
 
 def kernels(tier: str | None = None) -> Kernels:
     """
@@ -38,6 +61,9 @@ class Matrix:
 
     @property
     def k(self) -> int: ...
+
+def alive() -> tuple[int, int, int]:
+    """Decoders, pools and matrices that exist."""
 
 def linear(pool: Pool, kernels: Kernels, w: Matrix, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
     """y = x · Wᵀ + bias, every row's bits independent of the others."""
@@ -180,7 +206,7 @@ class ModelBuilder:
 
     def set_vector(self, place: str, layer: int, values: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], count: int) -> None: ...
 
-    def set_matrix(self, place: str, layer: int, matrix: object) -> None: ...
+    def set_matrix(self, place: str, layer: int, matrix: Matrix) -> None: ...
 
 class Sampling:
     def __init__(self) -> None: ...
@@ -274,7 +300,7 @@ def sample_many(kernels: Kernels, logits: Annotated[NDArray[numpy.float32], dict
     Tokens drawn at successive positions from the same logits and history; -1 where nothing may be drawn.
     """
 
-def raw_logprob(kernels: Kernels, logits: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], token: int, top: int) -> object: ...
+def raw_logprob(kernels: Kernels, logits: numpy.typing.NDArray[numpy.float32], token: int, top: int) -> list[tuple[int, float, int, tuple[tuple[int, float], ...]]]: ...
 
 class Decoder:
     def __init__(self, pool: Pool, kernels: Kernels, model: ModelBuilder, max_slots: int, max_step_tokens: int, page_tokens: int, kv_type: int) -> None: ...
@@ -287,10 +313,10 @@ class Decoder:
 
     def write_page(self, page: int, bytes: bytes) -> None: ...
 
-    def submit(self, step: int, released: tuple, opened: list, copies: tuple, rows: tuple) -> None: ...
+    def submit(self, step: int, released: tuple[int, ...], opened: list[tuple[int, tuple[int, ...], int, Sampling]], copies: tuple[tuple[int, int, int], ...], rows: tuple[tuple[object, ...], ...]) -> None: ...
 
-    def finish(self, masks: dict) -> tuple: ...
+    def finish(self, masks: dict[int, bytes]) -> tuple[float, list[tuple[tuple[int, ...], int, list[tuple[int, float, int, tuple[tuple[int, float], ...]]] | None, list[tuple[int, float, int, tuple[tuple[int, float], ...]]] | None]]]: ...
 
-    def peek_logits(self) -> object: ...
+    def peek_logits(self) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None))]: ...
 
     def cancel(self) -> None: ...

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from penstock.backend.cpu import CpuBackend, CpuOptions, read_machine
+from penstock.backend.cpu import CpuBackend, CpuOptions, Pool, read_machine
 from penstock.core import ConfigError, EngineConfig, ModelFileError, Request, SamplingParams, limits
 from penstock.engine import Engine, EngineThread, WallClock
 from penstock.kv import KvManager, KvSize, size_kv
@@ -73,6 +73,7 @@ class LoadedModel:
         kv_type: "bf16" or "f32".
         tier: compute tier in use.
         threads: compute threads in use.
+        pool: those threads, for the next `load` of this process.
     """
 
     name: str
@@ -84,6 +85,7 @@ class LoadedModel:
     kv_type: str
     tier: str
     threads: int
+    pool: Pool
 
     def request(self, id: str, tokens: tuple[int, ...], params: SamplingParams | None) -> Request:
         """A request with end tokens, the defaults where `params` is None, and a seed, drawn if none was given."""
@@ -141,12 +143,14 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     return tokenizer
 
 
-def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None) -> LoadedModel:
+def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, pool: Pool | None = None) -> LoadedModel:
     """A running model.
 
     Args:
         options: the choices.
         say: takes lines for people, e.g. the KV line.
+        pool: compute threads of a model that this process runs already (`LoadedModel.pool`): both take turns on them.
+            None makes a pool.
 
     Raises:
         ModelFileError: a file is missing, corrupt, mismatched or of an unknown kind.
@@ -161,7 +165,7 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None) -
             param="max_model_tokens",
             hint=f"lower it to {checkpoint.spec.max_tokens} or leave it out.",
         )
-    backend = CpuBackend(checkpoint.spec, checkpoint.weights, _cpu_options(options, context))
+    backend = CpuBackend(checkpoint.spec, checkpoint.weights, _cpu_options(options, context), pool)
     kv = size_kv(
         backend.kv_groups,
         options.page_tokens,
@@ -196,6 +200,7 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None) -
         kv_type=backend.kv_type,
         tier=backend.tier,
         threads=backend.threads,
+        pool=backend.pool,
     )
 
 

@@ -1,5 +1,6 @@
 """Weight layouts and dequantizers: the one truth that model, backend, quant and native share."""
 
+from penstock.formats.mapped import drop_pages
 from penstock.formats.pack_cache import CacheProblem, PackCache, default_folder, default_max_bytes
 from penstock.formats.packed import (
     CODE_FORMATS,
@@ -30,6 +31,7 @@ __all__ = [
     "Storage",
     "default_folder",
     "default_max_bytes",
+    "drop_pages",
     "num_bytes",
     "pack",
     "unpack",

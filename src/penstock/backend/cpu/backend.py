@@ -15,6 +15,7 @@ import numpy.typing as npt
 from penstock import _native
 from penstock.backend.cpu.loading import Builder, check_spec
 from penstock.backend.cpu.packing import pack_all, to_native
+from penstock.backend.cpu.pool import Pool, make_pool
 from penstock.core import (
     ConfigError,
     EngineUnavailable,
@@ -75,13 +76,14 @@ class CpuBackend:
         ConfigError: an option cannot be met.
     """
 
-    def __init__(self, spec: DecoderSpec, weights: WeightMap, options: CpuOptions) -> None:
+    def __init__(self, spec: DecoderSpec, weights: WeightMap, options: CpuOptions, pool: Pool | None = None) -> None:
+        """Loads the weights; `pool` is shared with other backends of the process, or None for threads of its own."""
         check_spec(spec)
         _check_options(options)
         self._spec = spec
         self._options = options
         self._kernels = open_kernels(options.isa)
-        self._pool = _native.Pool(options.threads or default_threads())
+        self._pool = _shared(pool, options) if pool is not None else make_pool(options.threads)
         self.kv_type = resolve_kv_type(options.kv_type, weights)
         packed = pack_all(spec, weights, self._pool, options.pack_cache)
         self.weight_bytes = sum(matrix.num_bytes for matrix in packed.values())
@@ -107,6 +109,11 @@ class CpuBackend:
     def threads(self) -> int:
         """Compute threads, the caller's own included."""
         return int(self._pool.threads)
+
+    @property
+    def pool(self) -> Pool:
+        """The threads that it computes on, for the next backend of this process."""
+        return self._pool
 
     @property
     def kv_groups(self) -> tuple[KvGroup, ...]:
@@ -184,11 +191,6 @@ def compute_tiers() -> tuple[str, ...]:
     return tuple(_native.tiers())
 
 
-def default_threads() -> int:
-    """Compute threads that this process may use: affinity and the container's CPU limit count."""
-    return int(_native.default_threads())
-
-
 def resolve_kv_type(kv_type: str, weights: WeightMap) -> str:
     """Either f32 or bf16; auto is f32 where the weights are."""
     if kv_type != "auto":
@@ -222,8 +224,14 @@ def _check_options(options: CpuOptions) -> None:
         )
     if options.kv_type not in ("auto", *KV_TYPES):
         raise ConfigError(f"kv_type is {options.kv_type!r}; auto, f32 and bf16 exist.", param="kv_type")
-    if options.threads is not None and options.threads < 1:
-        raise ConfigError(f"threads is {options.threads}; it must be at least 1.", param="threads")
+
+
+def _shared(pool: Pool, options: CpuOptions) -> Pool:
+    if options.threads not in (None, pool.threads):
+        raise ConfigError(
+            f"threads is {options.threads}; the pool that this process computes on has {pool.threads}.", param="threads"
+        )
+    return pool
 
 
 _Raw = list[tuple[int, float, int, tuple[tuple[int, float], ...]]]

@@ -1,7 +1,8 @@
 """Every matrix of a model as the kernels read it, repacked once and cached on disk where its layout is not the file's.
 
 Knows nothing about layouts' bytes: `penstock.formats` does. Invariant: float matrices stay where the file's map has
-them, and a cache entry counts only when its places and shapes are those of the spec.
+them, what was repacked no longer keeps its source resident, and a cache entry counts only when its places and shapes
+are those of the spec.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ import numpy.typing as npt
 from penstock import _native
 from penstock.backend.cpu.loading import find, matrix_places, slice_rows
 from penstock.core import ModelFileError
-from penstock.formats import FLOAT_LAYOUTS, PackCache, PackedMatrix, Packer, default_folder, default_max_bytes, pack
+from penstock.formats import (
+    FLOAT_LAYOUTS,
+    Layout,
+    PackCache,
+    PackedMatrix,
+    Packer,
+    default_folder,
+    default_max_bytes,
+    drop_pages,
+    pack,
+)
 from penstock.model import DecoderSpec, WeightMap
 
 Bytes = npt.NDArray[np.uint8]
@@ -105,7 +116,10 @@ def _pack_place(weights: WeightMap, place: str, shape: tuple[int, int], packer: 
     raw = slice_rows(ref)
     if raw.shape != shape:
         raise ModelFileError(f"{place} has shape {raw.shape}; the model needs {shape}.")
-    return pack(raw, ref.rows, packer=packer)
+    packed = pack(raw, ref.rows, packer=packer)
+    if packed.layout is Layout.CODES:
+        drop_pages(raw.data)
+    return packed
 
 
 def _cache_key(weights: WeightMap, shapes: dict[str, tuple[int, int]]) -> str:
