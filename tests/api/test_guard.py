@@ -125,6 +125,11 @@ def test_browser_origins(start_server):
     preflight = server.http.options(server.url + "/v1/completions", headers=ask)
     assert preflight.status_code == 204
     assert "authorization" in preflight.headers["access-control-allow-headers"]
+    names = "authorization,content-type,x-stainless-lang, x-stainless-os"
+    for asked, given in ((names, names), ("a\tb", "authorization, content-type, x-request-id"), ("x" * 5000, None)):
+        sent = {**ask, "access-control-request-headers": asked}
+        allowed = server.http.options(server.url + "/v1/completions", headers=sent).headers
+        assert allowed["access-control-allow-headers"] == (given or "authorization, content-type, x-request-id")
     ask["origin"] = "https://evil.example"
     refused = server.http.options(server.url + "/v1/completions", headers=ask)
     assert refused.status_code == 403

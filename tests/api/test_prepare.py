@@ -216,3 +216,17 @@ def test_tokenize_and_detokenize_refuse(shared):
 def test_text_that_spells_control_tokens_stays_text(shared):
     assert shared.complete(prompt="<eos><bos>").status_code == 200
     assert shared.engine.requests[-1].prompt_tokens == (256, *b"<eos><bos>")
+
+
+def test_a_timeout_becomes_a_deadline_on_the_engines_clock(shared):
+    for given, expected in (({}, None), ({"timeout_s": 2}, 2.0), ({"timeout_s": 86_400}, 86_400.0)):
+        assert shared.complete(prompt=["a", "b"], **given).status_code == 200
+        for request in shared.engine.requests[-2:]:
+            left = None if request.deadline_s is None else request.deadline_s - request.arrival_s
+            assert left == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize("value", [0, -1, 86_401, "5", True, [1]])
+def test_a_timeout_out_of_range_is_refused(shared, value):
+    body = {"model": "toy", "prompt": "x", "timeout_s": value}
+    check(send(shared, "/v1/completions", body), 400, "timeout_s")

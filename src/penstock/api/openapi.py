@@ -99,7 +99,7 @@ td,th{border-top:1px solid var(--line);padding:.35rem .6rem .35rem 0;text-align:
 overflow-wrap:anywhere}th{color:var(--soft);font-weight:500}td:nth-child(2){color:var(--soft)}
 b{font-weight:600}.get,.post{display:inline-block;width:3.2em;text-transform:uppercase;font-size:.85em;font-weight:700}
 .get{color:var(--get)}.post{color:var(--post)}.soft{color:var(--soft)}"""
-_EXAMPLE: Final = """curl -N http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+_EXAMPLE: Final = """curl -N localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
   -d '{"model": "NAME", "messages": [{"role": "user", "content": "Hello"}], "stream": true}'"""
 
 
