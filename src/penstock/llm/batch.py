@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ def blocking(make: Callable[[], Awaitable[T]]) -> T:
 async def gather(work: Sequence[Awaitable[T]], progress: bool) -> list[T]:
     """All results in order; the first failure cancels the rest."""
     columns = (TextColumn("generate"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not progress, transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not progress, transient=True) as bar:
         task = bar.add_task("generate", total=len(work))
 
         async def counted(one: Awaitable[T]) -> T:
