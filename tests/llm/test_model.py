@@ -1,10 +1,12 @@
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from penstock import LLM, LoadOptions, SamplingParams
-from penstock.core import InvalidRequest
+from penstock.core import ConfigError, ContextLengthExceeded, EngineUnavailable, InvalidRequest, PenstockError
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 
@@ -91,3 +93,77 @@ def test_what_cannot_be_served_raises_by_name(llm: LLM, prompts: object, params:
     with pytest.raises(InvalidRequest) as caught:
         llm.generate(prompts, params)  # type: ignore[arg-type]
     assert caught.value.param == param
+
+
+def test_thousands_of_prompts_with_a_progress_bar(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
+    found = llm.generate(
+        [f"No. {i}" for i in range(2000)], SamplingParams(max_tokens=4, ignore_eos=True), progress=True
+    )
+    assert [len(one.tokens) for one in found] == [4] * 2000
+    assert capsys.readouterr().out == ""
+
+
+def test_a_queue_shorter_than_the_batch_is_waited_for() -> None:
+    with LLM(options=LoadOptions(kv_bytes=16 * 2**20, max_waiting=3, max_running=2)) as small:
+        assert len(small.generate(["x"] * 40, SamplingParams(max_tokens=2))) == 40
+
+
+def test_one_prompt_that_cannot_be_served_ends_the_batch(llm: LLM) -> None:
+    before = llm.loaded.client.snapshot()
+    long = SamplingParams(max_tokens=400, ignore_eos=True)
+    with pytest.raises(ContextLengthExceeded):
+        llm.generate(["a", "b", "word " * 600], long)
+    llm.generate("x", GREEDY)
+    after = llm.loaded.client.snapshot()
+    assert after.num_cancelled == before.num_cancelled + 2
+    assert after.num_running == after.num_waiting == 0
+
+
+def test_a_stream_has_its_completion(llm: LLM) -> None:
+    with llm.stream("A ship", GREEDY) as stream:
+        text = "".join(stream)
+    assert stream.completion.text == text
+    assert stream.completion.finish_reason == "length"
+    assert stream.completion.usage.completion_tokens == 12
+    stream.close()  # a second time changes nothing
+
+
+def test_use_after_close_is_said() -> None:
+    llm = LLM(kv_bytes=16 * 2**20)
+    stream = llm.stream("x", SamplingParams(max_tokens=400, ignore_eos=True))
+    next(stream)
+    llm.close()
+    llm.close()
+    with pytest.raises(PenstockError):
+        list(stream)
+    for use in (lambda: llm.generate("x"), lambda: llm.chat([]), lambda: llm.stream("x"), lambda: llm.loaded):
+        with pytest.raises(EngineUnavailable, match="this LLM was closed"):
+            use()
+
+
+def test_async_with_and_an_abandoned_async_stream() -> None:
+    async def run() -> tuple[int, int]:
+        async with LLM(kv_bytes=16 * 2**20) as llm:
+            stream = llm.astream("x", SamplingParams(max_tokens=400, ignore_eos=True))
+            await anext(stream)
+            await stream.aclose()
+            found = await llm.agenerate(["a", "b"], GREEDY)
+            return len(found), llm.loaded.client.snapshot().num_cancelled
+
+    assert asyncio.run(run()) == (2, 1)
+
+
+def test_a_context_that_the_model_was_not_made_for_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"max_model_tokens is 1,000; the model was made for 512"):
+        LLM(max_model_tokens=1000)
+
+
+def test_a_script_that_closes_nothing_ends_cleanly() -> None:
+    code = (
+        "from penstock import LLM, SamplingParams\n"
+        "llm = LLM()\n"
+        "stream = llm.stream('The', SamplingParams(max_tokens=400, ignore_eos=True))\n"
+        "next(stream)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
