@@ -1,10 +1,12 @@
-"""Time of one turn of the control loop: drain, plan, commit, emission, without the forward.
+"""Microseconds of the control loop a step, in its own thread: drain, plan, native arguments, commit and the rest.
 
-The engine, scheduler and KV manager are the real ones; the backend is the cost model, whose own time is taken off. Each
-round measures the loop alone and then with as many connected readers (an event loop in another thread), so that the two
-are compared within one run. What a native backend adds to build its arguments is measured by its own benchmark.
+Engine, scheduler, KV manager and CPU backend are the real ones; the model has one layer of random weights, and what its
+forward takes is left out. Times are CPU time of the loop's thread, so that other programs on the machine count little.
+The second figure has as many SSE streams connected over HTTP, read by another process, beside it.
 
-    python benchmarks/engine_loop.py --rows 64 --context 2048 --out benchmarks/records/engine_loop.json
+    PYTHONPATH=src python benchmarks/engine_loop.py [--rows 1 64 256 1024] [--sse 64] [--json out.json]
+
+Prints one JSON line a figure: median and p99 of every part. `total` is the sum of them.
 """
 
 from __future__ import annotations
@@ -15,163 +17,194 @@ import json
 import platform
 import statistics
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from penstock.core import EngineConfig, KvGroup, Request, SamplingParams
-from penstock.engine import Engine, EventStream
+from engine_cpu import random_weights
+
+from penstock import api, assemble
+from penstock.api.server import ApiServer, bind
+from penstock.backend.cpu import CpuBackend, CpuOptions
+from penstock.core import EngineConfig, Request, SamplingParams
+from penstock.engine import Engine, EngineThread, WallClock
+from penstock.formats import Storage
 from penstock.kv import KvManager
+from penstock.model import Attention, DecoderSpec, Layer, Mlp, Rope, open_checkpoint
 from penstock.sched import Scheduler
-from penstock.sim import CostBackend, Costs, VirtualClock
 
-WARM_STEPS = 50
-VOCAB = 32_000
+VOCAB, PAGE_TOKENS, OWN_TOKENS = 4096, 32, 32
+PARTS = ("drain", "plan", "arguments", "results", "commit", "rest", "total")
+# Reads and forgets: the body is one JSON object a connection.
+CLIENT = """
+import selectors, socket, sys
+host, port, count, body = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.stdin.read()
+wait = selectors.DefaultSelector()
+for i in range(count):
+    line = body.replace('"OWN"', ",".join([str(i + 10)] * 32)).encode()
+    peer = socket.create_connection((host, port))
+    peer.sendall(b"POST /v1/completions HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\nContent-Type: application/json\\r\\n"
+                 b"Content-Length: %d\\r\\n\\r\\n" % len(line) + line)
+    wait.register(peer, selectors.EVENT_READ)
+while wait.get_map():
+    for key, _ in wait.select():
+        if not key.fileobj.recv(65536):
+            wait.unregister(key.fileobj)
+"""
 
 
-class Letters:
+class Text:
     """A decoder as cheap as one can be: what text costs is measured in its own room."""
 
-    def stream(self, skip_special_tokens: bool, after: int | None = None) -> Letters:
+    def stream(self, skip_special_tokens, after=None):
         return self
 
-    def push(self, tokens: Any) -> str:
-        return "a" * len(tokens)
+    def push(self, tokens):
+        return "a"
 
-    def flush(self) -> str:
+    def flush(self):
         return ""
 
 
-class Stopwatch:
-    """Seconds spent in some methods of an object."""
+class Native:
+    """The native decoder with a stopwatch around what computes."""
 
-    def __init__(self, target: object, *names: str) -> None:
-        self.spent_s = 0.0
-        for name in names:
-            setattr(target, name, self._timed(getattr(target, name)))
+    def __init__(self, decoder, timed):
+        self._decoder = decoder
+        self.finish = timed("forward", decoder.finish)
 
-    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*arguments: Any) -> Any:
-            start = time.perf_counter()
+    def __getattr__(self, name):
+        return getattr(self._decoder, name)
+
+
+class Recorder:
+    """Seconds of each part of every step that has one decode row for each of `rows` sequences."""
+
+    def __init__(self, engine, scheduler, backend, rows):
+        self.steps, self._spent, self._plain, self._rows = [], {}, False, rows
+        self._plan = scheduler.plan
+        backend._decoder = Native(backend._decoder, self._timed)
+        engine._drain_inbox = self._timed("drain", engine._drain_inbox)
+        scheduler.plan = self._timed("plan", self._note)
+        scheduler.commit = self._timed("commit", scheduler.commit)
+        backend.submit = self._timed("arguments", backend.submit)
+        backend.finish = self._timed("finish", backend.finish)
+        self._step, engine.step = self._timed("step", engine.step), self.step
+
+    def _timed(self, name, method):
+        def timed(*arguments):
+            start = time.thread_time()
             result = method(*arguments)
-            self.spent_s += time.perf_counter() - start
+            self._spent[name] = time.thread_time() - start
             return result
 
         return timed
 
+    def _note(self, now):
+        plan = self._plan(now)
+        self._plain = plan is not None and len(plan.rows) == self._rows
+        self._plain = self._plain and all(row.num_tokens == 1 for row in plan.rows)
+        return plan
 
-class Readers:
-    """Connected clients: an event loop in a thread of its own that reads every stream."""
+    def step(self, clock):
+        self._spent.clear()
+        busy = self._step(clock)
+        if self._plain:
+            spent = dict(self._spent)
+            spent["results"] = spent["finish"] - spent["forward"]
+            spent["total"] = spent["step"] - spent["forward"]
+            spent["rest"] = spent["total"] - sum(spent[part] for part in PARTS[:5])
+            self.steps.append([1e6 * spent[part] for part in PARTS])
+        return busy
 
-    def __init__(self, streams: list[EventStream]) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        for stream in streams:
-            asyncio.run_coroutine_threadsafe(self._read(stream), self._loop)
-
-    async def _read(self, stream: EventStream) -> None:
-        async for events in stream:
-            for event in events:
-                json.dumps({"text": event.text})
-
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._cancel(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _cancel(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def figures(self):
+        columns = list(zip(*self.steps[len(self.steps) // 5 :], strict=True))
+        return {
+            part: {"median_us": round(statistics.median(c), 1), "p99_us": round(sorted(c)[int(0.99 * (len(c) - 1))], 1)}
+            for part, c in zip(PARTS, columns, strict=True)
+        }
 
 
-def measure(rows: int, context: int, steps: int, connected: bool) -> dict[str, float]:
-    """Microseconds a step: the turn without the backend (median, p99) and the medians of its shares."""
-    total = context + WARM_STEPS + steps + 16
-    config = EngineConfig(
-        max_model_tokens=total,
-        vocab_size=VOCAB,
-        pages=(rows * (total // 32 + 2),),
-        max_running=rows,
-        max_step_tokens=max(2048, rows),
-    )
-    groups = (KvGroup("full", (0,), 32 * 1024),)
-    clock = VirtualClock()
-    backend = CostBackend(groups, 32, Costs(1e9, 1e9, 1e12, 1e11), clock, VOCAB)
-    backend_watch = Stopwatch(backend, "submit", "finish")
-    scheduler = _Open(config, KvManager(groups, config))
-    plan_watch, commit_watch = Stopwatch(scheduler, "plan"), Stopwatch(scheduler, "commit")
-    engine = Engine(config, scheduler, backend, Letters())
-    params = SamplingParams(max_tokens=total - context, ignore_eos=True, seed=1)
-    streams = [engine.submit(Request(f"r{row}", tuple(range(row, row + context)), params), 0.0) for row in range(rows)]
-    while engine.snapshot.output_tokens < rows * WARM_STEPS:
+def build(rows, context, steps, text):
+    """An engine over a one-layer random model, and what records its steps."""
+    total = context + steps + 64
+    layer = Layer(Attention(1, 1, 32, 32**-0.5, Rope(theta=1e4, dims=32), qk_norm=True), Mlp(64))
+    spec = DecoderSpec("qwen3", 64, VOCAB, (layer,), 1e-6, max_tokens=total, tied_head=True)
+    pages = context // PAGE_TOKENS + rows * (-(-(OWN_TOKENS + steps + 64) // PAGE_TOKENS) + 1)
+    config = EngineConfig(total, VOCAB, (pages,), max_running=rows, page_tokens=PAGE_TOKENS, max_step_tokens=4096)
+    cpu = CpuOptions(max_model_tokens=total, max_running=rows, max_step_tokens=4096, page_tokens=PAGE_TOKENS)
+    backend = CpuBackend(spec, random_weights(spec, Storage.BF16), cpu)
+    backend.allocate((pages,))
+    scheduler = Scheduler(config, KvManager(backend.kv_groups, config))
+    engine = Engine(config, scheduler, backend, text)
+    scheduler._lengths.add(steps)
+    return engine, Recorder(engine, scheduler, backend, rows)
+
+
+def common(context):
+    """Most of every prompt is the same, so that it is computed once; its pages are shared."""
+    return [i % 997 for i in range(context - OWN_TOKENS)]
+
+
+def alone(rows, context, steps):
+    """The loop without HTTP."""
+    engine, recorder = build(rows, context, steps, Text())
+    clock, params = WallClock(), SamplingParams(max_tokens=steps + 60, ignore_eos=True, seed=1, temperature=0.0)
+    prompts = [(*common(context), *[row + 10] * OWN_TOKENS) for row in range(rows)]
+    streams = [engine.submit(Request(f"r{i}", prompt, params), 0.0) for i, prompt in enumerate(prompts)]
+    while len(recorder.steps) < steps and not engine.idle:
         engine.step(clock)
         for stream in streams:
             stream.take()
-    readers = Readers(streams) if connected else None
-    turns: list[float] = []
-    shares: list[tuple[float, float, float]] = []
-    watches = (backend_watch, plan_watch, commit_watch)
-    for _ in range(steps):
-        before, start = [watch.spent_s for watch in watches], time.perf_counter()
-        engine.step(clock)
-        whole_s = time.perf_counter() - start
-        backend_s, plan_s, commit_s = (watch.spent_s - spent for watch, spent in zip(watches, before, strict=True))
-        turns.append(whole_s - backend_s)
-        shares.append((plan_s, commit_s, whole_s - backend_s - plan_s - commit_s))
-        if readers is None:
-            for stream in streams:
-                stream.take()
-        else:
-            time.sleep(0.001)  # where the forward would run with the GIL released
-    if readers is not None:
-        readers.close()
-    return {
-        "turn_us_median": 1e6 * statistics.median(turns),
-        "turn_us_p99": 1e6 * sorted(turns)[int(0.99 * len(turns))],
-        "plan_us": 1e6 * statistics.median(share[0] for share in shares),
-        "commit_us": 1e6 * statistics.median(share[1] for share in shares),
-        "engine_us": 1e6 * statistics.median(share[2] for share in shares),
-    }
+    engine.close()
+    return recorder.figures()
 
 
-class _Open(Scheduler):
-    """The scheduler with a dictionary, so that its methods can be timed."""
+def connected(rows, context, steps):
+    """The loop with as many SSE streams over HTTP beside it."""
+    tokenizer = assemble.read_tokenizer(open_checkpoint(assemble.BUNDLED))
+    engine, recorder = build(rows, context, steps, tokenizer)
+    client = EngineThread(engine, WallClock())
+    settings = api.ApiSettings(port=0, grace_s=0.1)
+    served = api.ServedModel("m", client, tokenizer, context + steps + 64, (), VOCAB)
+    listener = bind(settings)
+    host, port = listener.getsockname()[:2]
+    server = ApiServer(api.create_app({"m": served}, settings), settings, listener, None)
+    thread = threading.Thread(target=lambda: asyncio.run(server.run()), daemon=True)
+    thread.start()
+    body = {"model": "m", "prompt": [*common(context), "OWN"], "max_tokens": steps + 60, "stream": True}
+    body |= {"ignore_eos": True, "temperature": 0.0}
+    reader = subprocess.Popen([sys.executable, "-c", CLIENT, host, str(port), str(rows)], stdin=subprocess.PIPE)
+    reader.stdin.write(json.dumps(body).encode())
+    reader.stdin.close()
+    try:
+        reader.wait(120)
+    except subprocess.TimeoutExpired:
+        reader.kill()
+    server.should_exit = True
+    thread.join(10)
+    client.close()
+    return recorder.figures()
 
 
-def main() -> None:
-    """Prints both figures as a table and writes them as JSON."""
+def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 64, 256, 1024])
+    parser.add_argument("--sse", type=int, default=64, help="streams of the second figure; 0 leaves it out")
     parser.add_argument("--context", type=int, default=2048)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rounds = []
-    for _ in range(options.rounds):
-        for connected in (False, True):
-            figures = measure(options.rows, options.context, options.steps, connected)
-            rounds.append({"connected": options.rows if connected else 0, **figures})
-            print(" ".join(f"{name}={value:.1f}" for name, value in rounds[-1].items()))
-    if options.out is not None:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip()
-        record = {
-            "commit": commit,
-            "machine": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-            "rows": options.rows,
-            "context": options.context,
-            "rounds": rounds,
-        }
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
+    records = []
+    cases = [(alone, rows) for rows in options.rows] + ([(connected, options.sse)] if options.sse else [])
+    for measure, rows in cases:
+        record = {"figure": measure.__name__, "rows": rows, "context": options.context, "steps": options.steps}
+        record |= measure(rows, options.context, options.steps)
+        print(json.dumps(record), flush=True)
+        records.append(record | {"machine": platform.machine(), "python": platform.python_version()})
+    if options.json is not None:
+        options.json.write_text(json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":
