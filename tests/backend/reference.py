@@ -61,12 +61,19 @@ def attend(q, k, v, att, sinks=None):
     return np.einsum("hqk,khd->qhd", weights[:, :, :count], v).reshape(count, -1)
 
 
-def reference_logits(spec, weights, tokens, max_model_tokens):
-    """weights: place -> array. Returns logits [T, V] f64 of every position."""
+def round_int8(x):
+    """Rows as group codes see them: 32 inputs at a time, rounded to 127 steps of the greatest."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    scale = np.abs(blocks).max(-1, keepdims=True) / 127
+    return (np.rint(np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale > 0)) * scale).reshape(x.shape)
+
+
+def reference_logits(spec, weights, tokens, max_model_tokens, rounded=lambda x: x):
+    """weights: place -> array. Returns logits [T, V] f64 of every position; `rounded` is applied to every input."""
     w = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
 
     def project(x, place):
-        return x @ w[place].T + w.get(place + ".bias", 0.0)
+        return rounded(x) @ w[place].T + w.get(place + ".bias", 0.0)
 
     def norm(x, place):
         return rms_norm(x, w[place], spec.norm_eps, spec.norm_offset)
@@ -90,7 +97,7 @@ def reference_logits(spec, weights, tokens, max_model_tokens):
         x = x + spec.residual_scale * (norm(branch, at + "mlp_post_norm") if layer.post_norms else branch)
     x = norm(x, "final_norm")
     head = w["embed"] if spec.tied_head else w["head"]
-    logits = (x @ head.T + w.get("head.bias", 0.0)) * spec.logit_scale
+    logits = (rounded(x) @ head.T + w.get("head.bias", 0.0)) * spec.logit_scale
     return np.tanh(logits / spec.logit_softcap) * spec.logit_softcap if spec.logit_softcap else logits
 
 

@@ -45,7 +45,7 @@ def test_a_backend_says_which_pool_it_uses():
 
 def test_another_number_of_threads_than_the_pool_has_is_refused():
     options = CpuOptions(max_model_tokens=64, max_running=2, max_step_tokens=64, threads=3)
-    with pytest.raises(ConfigError, match="threads is 3.*has 2"):
+    with pytest.raises(ConfigError, match=r"threads is 3.*has 2"):
         CpuBackend(SPEC, WEIGHTS, options, make_pool(2))
 
 

@@ -1,0 +1,160 @@
+"""Attention over pages on every tier: dense float64 attention is the oracle; bits do not depend on pages or chunks."""
+
+import math
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock import _native
+
+TIERS = _native.tiers()
+
+
+def draw(count, tokens, heads, kv_heads, dim, seed=0):
+    """q of the last `count` positions, k and v of all."""
+    rng = np.random.default_rng(seed)
+    q = rng.standard_normal((count, heads, dim)).astype(np.float32)
+    k = rng.standard_normal((tokens, kv_heads, dim)).astype(np.float32)
+    v = rng.standard_normal((tokens, kv_heads, dim)).astype(np.float32)
+    return q, k, v
+
+
+def pages(tokens, page_tokens, seed=0):
+    """Pages in any order, with unused ones between."""
+    count = -(-tokens // page_tokens)
+    return np.random.default_rng(seed).permutation(count + 3)[:count].astype(np.int32)
+
+
+def dense(q, k, v, first, *, scale, window=0, softcap=0.0, sinks=None):
+    """[count, heads, dim] f64."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    group = q.shape[1] // k.shape[1]
+    k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
+    scores = np.einsum("qhd,khd->hqk", q, k) * scale
+    if softcap:
+        scores = np.tanh(scores / softcap) * softcap
+    ago = (first + np.arange(len(q)))[:, None] - np.arange(len(k))[None, :]
+    scores = np.where((ago < 0) | (ago >= (window or len(k))), -np.inf, scores)
+    top = scores.max(-1, keepdims=True)
+    if sinks is not None:
+        top = np.maximum(top, np.asarray(sinks, np.float64)[:, None, None])
+    weights = np.exp(scores - top)
+    total = weights.sum(-1, keepdims=True)
+    if sinks is not None:
+        total = total + np.exp(np.asarray(sinks, np.float64)[:, None, None] - top)
+    return np.einsum("hqk,khd->qhd", weights / total, v)
+
+
+def run(tier, q, k, v, *, page_tokens=16, table=None, **options):
+    table = pages(len(k), page_tokens) if table is None else table
+    first = options.pop("first", len(k) - len(q))
+    return _native.kernels(tier).attend(q, k, v, table, page_tokens, first, options.pop("scale", 0.25), **options)
+
+
+SHAPES = [
+    (1, 1, 1, 1, 16),
+    (1, 40, 4, 2, 16),
+    (5, 300, 6, 2, 20),
+    (3, 257, 3, 3, 64),
+    (7, 513, 8, 1, 33),
+    (33, 90, 2, 1, 8),
+]
+VARIANTS = [{}, {"window": 7}, {"window": 260}, {"softcap": 3.0}, {"window": 40, "softcap": 2.0}]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_dense_attention_is_met(tier, shape, variant):
+    q, k, v = draw(*shape)
+    want = dense(q, k, v, len(k) - len(q), scale=0.25, **variant)
+    np.testing.assert_allclose(run(tier, q, k, v, **variant), want, rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("page_tokens", [16, 32, 512])
+def test_sinks_take_their_share(tier, page_tokens):
+    q, k, v = draw(4, 300, 4, 2, 32)
+    sinks = np.array([3.0, -2.0, 0.0, 9.0], np.float32)
+    want = dense(q, k, v, 296, scale=0.25, sinks=sinks)
+    found = run(tier, q, k, v, page_tokens=page_tokens, sinks=sinks)
+    np.testing.assert_allclose(found, want, rtol=0, atol=3e-6)
+    assert np.abs(run(tier, q, k, v) - want).max() > 0.01  # control: without them
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_keys_and_values_are_read_as_stored(tier):
+    q, k, v = draw(3, 280, 4, 2, 48)
+    rounded = [x.astype(ml_dtypes.bfloat16).astype(np.float32) for x in (k, v)]
+    found = run(tier, q, k, v, bf16=True)
+    np.testing.assert_allclose(found, dense(q, *rounded, 277, scale=0.25), rtol=0, atol=3e-6)
+    assert np.abs(found - dense(q, k, v, 277, scale=0.25)).max() > 1e-4  # control: unrounded
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_scores_far_apart_do_not_overflow(tier):
+    q, k, v = draw(2, 600, 2, 1, 16)
+    found = run(tier, q * 40, k, v, scale=1.0)
+    np.testing.assert_allclose(found, dense(q * 40, k, v, 598, scale=1.0), rtol=0, atol=2e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_bits_depend_on_the_sequence_alone(data):
+    """Tier, page size, pages' places, how many queries go together and what lies behind them change nothing."""
+    tokens, group = data.draw(st.integers(1, 600)), data.draw(st.integers(1, 3))
+    kv_heads, dim = data.draw(st.integers(1, 2)), data.draw(st.sampled_from([8, 16, 40]))
+    count = data.draw(st.integers(1, min(tokens, 9)))
+    options = {
+        "bf16": data.draw(st.booleans()),
+        "window": data.draw(st.sampled_from([0, 0, 5, 200])),
+        "softcap": data.draw(st.sampled_from([0.0, 4.0])),
+        "scale": 1 / math.sqrt(dim),
+    }
+    q, k, v = draw(count, tokens, group * kv_heads, kv_heads, dim, seed=tokens)
+    want = run("scalar", q, k, v, **options)
+    assert np.isfinite(want).all()
+    page_tokens = data.draw(st.sampled_from([16, 48, 128]))
+    later = data.draw(st.integers(0, 20))
+    noise = np.full((later, kv_heads, dim), np.nan, np.float32)
+    k, v = np.concatenate([k, noise]), np.concatenate([v, noise])
+    table = pages(len(k), page_tokens, seed=data.draw(st.integers(0, 9)))
+    tier, split = data.draw(st.sampled_from(TIERS)), data.draw(st.integers(0, count))
+    first = tokens - count
+    parts = [
+        run(tier, part, k, v, page_tokens=page_tokens, table=table, first=at, **options)
+        for part, at in ((q[:split], first), (q[split:], first + split))
+        if len(part)
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts), want)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_control_one_changed_key_is_seen(tier):
+    q, k, v = draw(1, 300, 2, 1, 16)
+    want = run(tier, q, k, v)
+    k[11, 0, 3] += 0.01
+    assert not np.array_equal(run(tier, q, k, v), want)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"page_tokens": 17}, "page_tokens"),
+        ({"page_tokens": 0, "table": np.arange(3, dtype=np.int32)}, "page_tokens"),
+        ({"table": np.array([0], np.int32)}, "every position"),
+        ({"table": np.array([0, -1, 1], np.int32)}, "page of the table"),
+        ({"table": np.array([0, 5000, 1], np.int32)}, "page of the table"),
+        ({"first": 39}, "behind the last key"),
+        ({"first": -1}, "behind the last key"),
+        ({"window": -1}, "window"),
+        ({"sinks": np.zeros(3, np.float32)}, "sinks"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes, message):
+    q, k, v = draw(2, 40, 4, 2, 16)
+    with pytest.raises(ValueError, match=message):
+        run("scalar", q, k, v, **changes)
