@@ -145,7 +145,7 @@ def test_every_verb_is_there_and_none_is_imported_for_help() -> None:
         "from penstock.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'numpy', 'uvicorn', 'uvloop', 'starlette', 'huggingface_hub', 'tokenizers', 'torch'}\n"
+        "heavy = {'numpy', 'rich', 'uvicorn', 'uvloop', 'starlette', 'huggingface_hub', 'tokenizers', 'torch'}\n"
         "print(sorted(heavy & set(sys.modules)), 'typer' in sys.modules, file=sys.stderr)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment())

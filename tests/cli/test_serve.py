@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from tests.cli.terminal import Terminal, is_one_error, penstock
 from tests.live_server import ROOT, LiveServer
 from tests.model.llama2c import convert
 
@@ -167,3 +169,27 @@ def test_a_model_that_is_not_there_is_one_line() -> None:
     assert ran.returncode == 2
     assert ran.stderr.strip().count("\n") == 0
     assert "no such file or folder: /no/such/model" in ran.stderr
+
+
+def test_a_port_in_use_is_one_line_before_the_model_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")  # would fail, if it were read
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ran = penstock("serve", str(tmp_path), "--port", port)
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use. hint: " in is_one_error(ran, 2)
+    assert "config.json" in is_one_error(penstock("serve", str(tmp_path), "--port", port), 78)  # the control: now free
+
+
+def test_an_address_that_others_reach_is_warned_about_without_a_key() -> None:
+    with LiveServer("--host", "0.0.0.0") as open_, LiveServer("--host", "0.0.0.0", "--api-key", "k") as keyed:
+        assert any(line.startswith("warning: 0.0.0.0 is reachable") for line in open_.lines)
+        assert not any(line.startswith("warning") for line in keyed.lines)
+        assert open_.stop(signal.SIGINT) == keyed.stop(signal.SIGINT) == 0
+        assert not any("Traceback" in line or "leaked" in line for line in open_.lines + keyed.lines)
+
+
+def test_ctrl_c_at_a_terminal_ends_the_server_with_zero() -> None:
+    with Terminal("serve", "--port", "0") as terminal:
+        terminal.wait_for("curl -N")
+        terminal.type("\x03")
+        assert terminal.leave() == 0

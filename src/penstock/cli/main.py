@@ -60,8 +60,8 @@ def root(
 
 for verb in (serve.serve, run.run, chat.chat, train.train):
     app.command(epilog=f"A flag is also a variable: --threads is PENSTOCK_{verb.__name__.upper()}_THREADS.")(verb)
-for verb in (doctor.doctor, inspect.inspect):
-    app.command()(verb)
+app.command()(doctor.doctor)
+app.command()(inspect.inspect)
 
 
 def command() -> Any:
