@@ -44,7 +44,8 @@ wait = selectors.DefaultSelector()
 for i in range(count):
     line = body.replace('"OWN"', ",".join([str(i + 10)] * 32)).encode()
     peer = socket.create_connection((host, port))
-    peer.sendall(b"POST /v1/completions HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\nContent-Type: application/json\\r\\n"
+    peer.sendall(b"POST /v1/completions HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n"
+                 b"Content-Type: application/json\\r\\n"
                  b"Content-Length: %d\\r\\n\\r\\n" % len(line) + line)
     wait.register(peer, selectors.EVENT_READ)
 while wait.get_map():

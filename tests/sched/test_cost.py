@@ -37,3 +37,11 @@ def test_monotonous_traffic_and_broken_clocks_do_no_harm():
         cost.observe(StepFeatures(1, 1, 1), bad)
     assert abs(cost.predict(StepFeatures(0, 1, 100)) - 0.01) < 1e-4
     assert all(0 <= c < 1 for c in cost.coefficients)
+
+
+def test_a_covariance_eaten_by_rounding_starts_anew_and_learns_on():
+    cost = StepCost()
+    cost._p = [[-1e9] * 4 for _ in range(4)]
+    for _ in range(200):
+        cost.observe(StepFeatures(0, 8, 4096), 0.02)
+    assert abs(cost.predict(StepFeatures(0, 8, 4096)) - 0.02) < 0.001

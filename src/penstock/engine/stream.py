@@ -41,25 +41,25 @@ class EventStream:
 
         An event after the end is dropped: the first error or the last sample's finish is what the reader sees last.
         """
+        sample, _, _, _, _, finish, error = event
         with self._lock:
             if self._ended:
                 return None
-            pending, sample = self._pending, event.sample
-            if sample in pending:
+            pending = self._pending
+            if not pending:
+                self._oldest_s = now
+                pending[sample] = event
+            elif sample in pending:
                 pending[sample] = merge(pending[sample], event)
                 self.behind = True
             else:
-                if not pending:
-                    self._oldest_s = now
                 pending[sample] = event
-            if event.finish is not None:
+            if finish is not None:
                 self._remaining -= 1
                 self._ended = self._remaining == 0
-            if event.error is not None:
+            if error is not None:
                 self._ended = True
-            waiter = self._waiter
-            if waiter is not None:
-                self._waiter = None
+            waiter, self._waiter = self._waiter, None
             return waiter
 
     def overdue(self, now: float) -> str | None:

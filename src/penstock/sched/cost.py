@@ -10,6 +10,7 @@ the covariance is kept from winding up where the traffic does not excite a featu
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 FORGETTING = 0.99
@@ -39,7 +40,7 @@ class StepCost:
     def __init__(self) -> None:
         self.coefficients = list(PRIOR)
         # Covariance of the coefficients in units of their priors: all four are then of one size.
-        self._p = [[PRIOR_SPREAD**2 if i == j else 0.0 for j in range(4)] for i in range(4)]
+        self._p = _prior_spread()
 
     def predict(self, features: StepFeatures) -> float:
         """Seconds that such a step takes."""
@@ -54,6 +55,9 @@ class StepCost:
         p = self._p
         px = [sum(row[j] * x[j] for j in range(4)) for row in p]
         gain_base = FORGETTING + sum(x[i] * px[i] for i in range(4))
+        if not FORGETTING / 2 <= gain_base < math.inf:
+            self._p = _prior_spread()  # rounding has eaten the covariance, which must not be negative
+            return
         error = 1.0 - self.predict(features) / duration_s
         for i, scale in enumerate(PRIOR):
             self.coefficients[i] = max(0.0, self.coefficients[i] + scale * px[i] / gain_base * error)
@@ -64,3 +68,7 @@ class StepCost:
             for row in p:
                 for j in range(4):
                     row[j] /= FORGETTING
+
+
+def _prior_spread() -> list[list[float]]:
+    return [[PRIOR_SPREAD**2 if i == j else 0.0 for j in range(4)] for i in range(4)]
