@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -29,8 +28,7 @@ LIMIT_S = 120.0
 
 def one(model: str | None, cache: str) -> tuple[float, float, float]:
     """(ready, first token, ready as the server says) in seconds of one fresh server."""
-    penstock = shutil.which("penstock", path=str(Path(sys.executable).parent)) or "penstock"
-    command = [penstock, "serve", *([model] if model else []), "--port", "0"]
+    command = [sys.executable, "-m", "penstock", "serve", *([model] if model else []), "--port", "0"]
     started = time.perf_counter()
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "XDG_CACHE_HOME": cache})
     try:

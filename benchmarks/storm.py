@@ -13,13 +13,16 @@ import argparse
 import asyncio
 import itertools
 import json
+import multiprocessing
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import httpx
@@ -43,8 +46,7 @@ def long_context(source: Path, folder: Path) -> Path:
 
 def start(model: Path) -> tuple[subprocess.Popen[str], str]:
     """A server whose slots the eight streams fill."""
-    penstock = shutil.which("penstock", path=str(Path(sys.executable).parent)) or "penstock"
-    command = [penstock, "serve", str(model), "--port", "0", "--max-running", str(STREAMS)]
+    command = [sys.executable, "-m", "penstock", "serve", str(model), "--port", "0", "--max-running", str(STREAMS)]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     assert server.stderr is not None
     for line in server.stderr:
@@ -79,13 +81,25 @@ async def heavy(client: httpx.AsyncClient, name: str, index: int) -> int:
         return 499
 
 
-async def probe(client: httpx.AsyncClient, slowest: list[float], stop: asyncio.Event) -> None:
-    """Asks /health/live every 10 ms."""
-    while not stop.is_set():
-        began = time.perf_counter()
-        await client.get("/health/live", timeout=30)
-        slowest.append(time.perf_counter() - began)
-        await asyncio.sleep(0.01)
+def probe(url: str, stop: Event, out: Connection) -> None:
+    """Asks /health/live every 10 ms from a process of its own and sends the answers' times."""
+    times = []
+    with httpx.Client(base_url=url, timeout=30) as client:
+        while not stop.is_set():
+            began = time.perf_counter()
+            client.get("/health/live")
+            times.append(time.perf_counter() - began)
+            time.sleep(0.01)
+    out.send(times)
+
+
+def start_probe(url: str) -> tuple[SpawnProcess, Event, Connection]:
+    """The probing process, what ends it, and where its times come out."""
+    spawn = multiprocessing.get_context("spawn")
+    stop, (here, there) = spawn.Event(), spawn.Pipe(duplex=False)
+    process = spawn.Process(target=probe, args=(url, stop, there), daemon=True)
+    process.start()
+    return process, stop, here
 
 
 def gaps(streams: list[list[float]], begin: float, end: float) -> list[float]:
@@ -102,10 +116,7 @@ def at(values: list[float], share: float) -> float:
 async def run(url: str, seconds: float) -> dict[str, object]:
     """Both phases on one server."""
     limits = httpx.Limits(max_connections=200)
-    async with (
-        httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client,
-        httpx.AsyncClient(base_url=url, limits=limits) as health,
-    ):
+    async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client:
         name = (await client.get("/v1/models")).json()["data"][0]["id"]
         stop, stamps = asyncio.Event(), [[] for _ in range(STREAMS)]
         running = [asyncio.create_task(stream(client, name, s, stop)) for s in stamps]
@@ -114,14 +125,16 @@ async def run(url: str, seconds: float) -> dict[str, object]:
         calm = time.perf_counter()
         await asyncio.sleep(seconds)
         storm = time.perf_counter()
-        slowest: list[float] = []
-        prober = asyncio.create_task(probe(health, slowest, stop))
+        prober, ended, times = start_probe(url)
         heavies = [asyncio.create_task(heavy(client, name, i)) for i in range(2 * LONG_PROMPTS)]
         await asyncio.sleep(seconds)
         end = time.perf_counter()
         stop.set()
-        for task in (*running, *heavies, prober):
+        for task in (*running, *heavies):
             task.cancel()
+        ended.set()
+        slowest = await asyncio.to_thread(times.recv)
+        prober.join()
         statuses = await asyncio.gather(*heavies, return_exceptions=True)
         quiet, loud = gaps(stamps, calm, storm), gaps(stamps, storm, end)
         return {

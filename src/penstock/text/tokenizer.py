@@ -202,7 +202,7 @@ class Tokenizer:
         """Ids of ordinary text; `first`: nothing stands before it."""
         hf = self._hf if first or self._vocabulary.inner is None else self._vocabulary.inner
         try:
-            ids: list[int] = hf.encode(text, add_special_tokens=False).ids
+            ids = _ids(hf, text)
         except (TypeError, UnicodeEncodeError):  # the library calls a text it can't read "not a str"
             raise InvalidRequest("The text has lone surrogates; it must be valid Unicode.", param="prompt") from None
         if self._controls.forbidden.isdisjoint(ids):
@@ -215,7 +215,13 @@ class Tokenizer:
         ids: list[int] = []
         for start, end in pairwise(cuts):
             hf = self._hf if (first and start == 0) or self._vocabulary.inner is None else self._vocabulary.inner
-            ids.extend(hf.encode(text[start:end], add_special_tokens=False).ids)
+            ids.extend(_ids(hf, text[start:end]))
         if not self._controls.forbidden.isdisjoint(ids):
             raise InvalidRequest("The text can't be written without control tokens of this model.", param="prompt")
         return ids
+
+
+def _ids(hf: HfTokenizer, text: str) -> list[int]:
+    """Ids of one text. The library's batch call releases the interpreter while it works; its single call holds it."""
+    ids: list[int] = hf.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    return ids
