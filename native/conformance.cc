@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "sampler.h"
 
 namespace {
 
@@ -100,22 +101,126 @@ void run_floats(const Kernels& kernels, penstock::Pool& pool, float nudge, Diges
   }
 }
 
+std::vector<float> reals(int64_t count, float scale, Chance& chance) {
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& v : values) v = scale * chance.real();
+  return values;
+}
+
+void add(const std::vector<float>& values, Digest& digest) { digest.add(values.data(), values.size() * sizeof(float)); }
+
+void run_ops(const Kernels& kernels, float nudge, Digest& digest) {
+  Chance chance{11};
+  for (int64_t n : {2, 16, 31, 100, 4114}) {
+    std::vector<float> x = reals(n, 5.0f, chance), y = reals(n, 5.0f, chance), out(x.size());
+    x[0] += nudge;
+    kernels.rms_norm(x.data(), y.data(), 1e-5f, out.data(), n);
+    add(out, digest);
+    for (int32_t activation : {0, 1, 2}) {
+      kernels.gated(x.data(), y.data(), out.data(), n, activation, activation == 1 ? 2.0f : 0.0f);
+      add(out, digest);
+    }
+    const std::vector<float> cosines = reals(n / 2, 1.0f, chance), sines = reals(n / 2, 1.0f, chance);
+    for (int interleaved : {0, 1}) {
+      out = x;
+      kernels.rotate(out.data(), cosines.data(), sines.data(), n / 2, interleaved);
+      add(out, digest);
+    }
+    kernels.add_scaled(out.data(), y.data(), 0.7f, n);
+    kernels.cap_logits(out.data(), n, 0.5f, 3.0f);
+    add(out, digest);
+    const penstock::LogitFacts facts = kernels.scan_logits(x.data(), n);
+    digest.add(&facts.maximum, sizeof facts.maximum);
+    digest.add(&facts.argmax, sizeof facts.argmax);
+    const double total = kernels.sum_exp(x.data(), n, facts.maximum, 1.5f);
+    digest.add(&total, sizeof total);
+    kernels.exp_scaled(x.data(), n, facts.maximum, 1.5f, out.data());
+    add(out, digest);
+  }
+}
+
+void run_attention(const Kernels& kernels, float nudge, Digest& digest) {
+  constexpr int64_t heads = 2, group = 3, dim = 40, page_tokens = 32, tokens = 300, count = 5;
+  const int32_t table[] = {4, 9, 1, 0, 7, 3, 2, 8, 6, 5};
+  Chance chance{13};
+  const std::vector<float> k = reals(tokens * heads * dim, 1.0f, chance), v = reals(tokens * heads * dim, 1.0f, chance),
+                           sinks = reals(heads * group, 2.0f, chance);
+  std::vector<float> q = reals(count * heads * group * dim, 4.0f, chance), out(q.size());
+  q[0] += nudge;
+  for (const auto type : {penstock::KvType::f32, penstock::KvType::bf16}) {
+    penstock::KvLayer kv{nullptr, type, heads, dim, 48, page_tokens};
+    std::vector<uint8_t> memory(static_cast<size_t>(10 * kv.page_bytes()), 0xff);
+    kv.base = memory.data();
+    for (int64_t t = 0; t < tokens; ++t) store_kv(kv, table, t, k.data() + t * heads * dim, v.data() + t * heads * dim);
+    std::vector<float> scratch(static_cast<size_t>(penstock::attend_scratch(count * group, kv.padded)));
+    for (int64_t variant = 0; variant < 4; ++variant) {
+      for (int64_t h = 0; h < heads; ++h) {
+        kernels.attend({kv, h, table, q.data() + h * group * dim, heads * group * dim, group, tokens - count, count,
+                        variant % 2 ? 70 : 0, 0.2f, variant / 2 ? 3.0f : 0.0f, variant == 3 ? sinks.data() + h * group : nullptr,
+                        out.data() + h * group * dim, heads * group * dim, scratch.data()});
+      }
+      add(out, digest);
+    }
+  }
+}
+
+void run_sampler(const Kernels& kernels, float nudge, Digest& digest) {
+  constexpr int64_t vocab = 1000;
+  Chance chance{17};
+  std::vector<float> logits = reals(vocab, 6.0f, chance);
+  logits[0] += nudge;
+  penstock::Sampling all;
+  all.temperature = 0.8;
+  all.seed = 5;
+  all.logprobs = 3;
+  std::vector<penstock::Sampling> kinds(6, all);
+  kinds[0].temperature = 0.0;
+  kinds[1].top_p = 0.8;
+  kinds[2].top_k = 20;
+  kinds[3].min_p = 0.05;
+  kinds[4].typical_p = 0.7;
+  kinds[5].repetition = 1.3f;
+  penstock::SampleScratch scratch;
+  for (const penstock::Sampling& sampling : kinds) {
+    penstock::History history;
+    history.reset({1, 2, 3}, 2);
+    for (int64_t position = 0; position < 40; ++position) {
+      int32_t token = -1;
+      penstock::TokenLogprob logprob;
+      penstock::sample_token(kernels, {logits.data(), vocab, position, nullptr}, sampling, history, scratch, token, &logprob);
+      digest.add(&token, sizeof token);
+      digest.add(&logprob.logprob, sizeof logprob.logprob);
+    }
+  }
+}
+
+// One digest a kind of work.
+void run_all(const Kernels& kernels, penstock::Pool& pool, float nudge, uint64_t (&found)[5]) {
+  Digest digests[5];
+  run_codes(kernels, pool, nudge, digests[0]);
+  run_floats(kernels, pool, nudge, digests[1]);
+  run_ops(kernels, nudge, digests[2]);
+  run_attention(kernels, nudge, digests[3]);
+  run_sampler(kernels, nudge, digests[4]);
+  for (int i = 0; i < 5; ++i) found[i] = digests[i].value;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const bool broken = argc > 1 && std::strcmp(argv[1], "--break") == 0;
   penstock::Pool pool(2);
-  uint64_t first = 0;
+  uint64_t first[5] = {};
   int ran = 0, differing = 0;
   for (const Kernels* const* tier = penstock::compiled_tiers(); *tier; ++tier) {
     if (!penstock::tier_runs(**tier)) continue;
-    Digest digest;
-    const float nudge = broken && ran ? 0.5f : 0.0f;
-    run_codes(**tier, pool, nudge, digest);
-    run_floats(**tier, pool, nudge, digest);
-    std::printf("%s %016llx\n", (*tier)->name, static_cast<unsigned long long>(digest.value));
-    if (ran++ == 0) first = digest.value;
-    else if (digest.value != first) ++differing;
+    uint64_t found[5];
+    run_all(**tier, pool, broken && ran ? 0.5f : 0.0f, found);
+    std::printf("%s", (*tier)->name);
+    for (const uint64_t value : found) std::printf(" %016llx", static_cast<unsigned long long>(value));
+    std::printf("\n");
+    if (ran++ == 0) std::memcpy(first, found, sizeof first);
+    else if (std::memcmp(first, found, sizeof first) != 0) ++differing;
   }
   return ran > 1 && differing == 0 ? 0 : 1;
 }

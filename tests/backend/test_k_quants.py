@@ -4,6 +4,9 @@ The blocks are quantized here in plain numpy, without any search for the best sc
 oracle's weights.
 """
 
+import sys
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
@@ -175,6 +178,37 @@ def test_control_one_wrong_matrix_is_seen(model, place):
         Driver(make_backend(checkpoint.spec, checkpoint.weights, max_model_tokens=128)), 0, TOKENS
     )
     assert distance(found, wrong) > 0.1
+
+
+def resident(path):
+    """Resident bytes of the maps of a file."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident pages are read from /proc")
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_repacked_file_is_no_longer_resident(tmp_path, cached):
+    path = tmp_path / "resident.gguf"
+    write(path)
+    cache = str(tmp_path / "cache")
+    if cached:
+        checkpoint = open_checkpoint(path)
+        make_backend(checkpoint.spec, checkpoint.weights, max_model_tokens=128, pack_cache=cache)
+        del checkpoint
+    checkpoint = open_checkpoint(path)
+    for ref in checkpoint.weights.tensors.values():
+        ref.tensor.data.sum()
+    assert resident(path) > 0.9 * path.stat().st_size
+    backend = make_backend(checkpoint.spec, checkpoint.weights, max_model_tokens=128, pack_cache=cached and cache)
+    assert resident(path) < 0.2 * path.stat().st_size
+    found = logits_of_every_position(Driver(backend), 0, TOKENS[:2])
+    assert np.isfinite(found).all()
 
 
 def test_control_activations_of_full_precision_are_seen(model):

@@ -8,6 +8,7 @@ import pytest
 
 NATIVE = Path(__file__).parents[2] / "native"
 FLAGS = ["-O2", "-std=c++20", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+WORK = ["codes", "floats", "ops", "attention", "sampler"]
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 
 pytestmark = [
@@ -21,7 +22,7 @@ pytestmark = [
 def program(tmp_path_factory):
     folder = tmp_path_factory.mktemp("neon")
     objects = []
-    for name in ["tiers/neon", "tiers/scalar", "cpu_features", "linear", "pool", "conformance"]:
+    for name in ["tiers/neon", "tiers/scalar", "attention", "cpu_features", "linear", "pool", "sampler", "conformance"]:
         target = folder / (Path(name).name + ".o")
         flags = ["-march=armv8.2-a+dotprod+fp16"] if name == "tiers/neon" else []
         subprocess.run([COMPILER, *FLAGS, *flags, "-c", NATIVE / f"{name}.cc", "-o", target], check=True)
@@ -32,7 +33,8 @@ def program(tmp_path_factory):
 
 def run(program, *arguments, cpu="max"):
     done = subprocess.run([EMULATOR, "-cpu", cpu, program, *arguments], capture_output=True, text=True, check=False)
-    return done.returncode, dict(line.split() for line in done.stdout.splitlines())
+    lines = [line.split() for line in done.stdout.splitlines()]
+    return done.returncode, {tier: dict(zip(WORK, digests, strict=True)) for tier, *digests in lines}
 
 
 def test_neon_gives_the_bits_of_scalar(program):
@@ -45,7 +47,8 @@ def test_neon_gives_the_bits_of_scalar(program):
 def test_control_another_input_is_seen(program):
     code, digests = run(program, "--break")
     assert code == 1
-    assert digests["neon"] != digests["scalar"]
+    for work in WORK:
+        assert digests["neon"][work] != digests["scalar"][work], work
 
 
 def test_processor_without_dot_products_runs_scalar_only(program):
