@@ -1,6 +1,8 @@
 import threading
 
-from penstock.core import Request, SamplingParams
+import pytest
+
+from penstock.core import QueueFull, Request, SamplingParams
 from penstock.engine import Arrive, Cancel, EventStream
 from penstock.engine.inbox import Inbox
 
@@ -40,3 +42,17 @@ def test_nothing_is_lost_between_threads():
     for base in range(4):
         mine = [command.request_id for command in taken if command.request_id.startswith(f"{base}-")]
         assert mine == [f"{base}-{i}" for i in range(500)]
+
+
+def test_the_door_counts_prompt_tokens_and_says_when_to_come_again(make_rig, make_request):
+    rig = make_rig(max_waiting_tokens=30)
+    rig.engine.submit(make_request(prompt=[1] * 20), 0.0)
+    with pytest.raises(QueueFull, match="at most 30") as full:
+        rig.engine.submit(make_request(prompt=[1] * 20), 0.0)
+    first = full.value.retry_after_s
+    assert first > 0
+    rig.engine.submit(make_request(prompt=[1] * 10, id="second"), 0.0)
+    with pytest.raises(QueueFull) as full:
+        rig.engine.submit(make_request(prompt=[1] * 20), 0.0)
+    assert full.value.retry_after_s > first, "more waits, it takes longer"
+    rig.run()

@@ -393,17 +393,3 @@ def test_close_frees_the_backend_even_if_a_step_under_way_fails(make_rig, make_r
     rig.backend.finish = lost
     rig.engine.close()
     assert rig.backend.closed and "RuntimeError" in caplog.text
-
-
-def test_the_door_counts_prompt_tokens_and_says_when_to_come_again(make_rig, make_request):
-    rig = make_rig(max_waiting_tokens=30)
-    rig.engine.submit(make_request(prompt=[1] * 20), 0.0)
-    with pytest.raises(QueueFull, match="at most 30") as full:
-        rig.engine.submit(make_request(prompt=[1] * 20), 0.0)
-    first = full.value.retry_after_s
-    assert first > 0
-    rig.engine.submit(make_request(prompt=[1] * 10, id="second"), 0.0)
-    with pytest.raises(QueueFull) as full:
-        rig.engine.submit(make_request(prompt=[1] * 20), 0.0)
-    assert full.value.retry_after_s > first, "more waits, it takes longer"
-    rig.run()
