@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -45,6 +46,7 @@ def test_a_conversation_at_a_terminal(talkative: str) -> None:
 def test_ctrl_c_stops_the_answer_and_not_the_chat(talkative: str) -> None:
     with Terminal("chat", talkative, "--temperature", "0", columns=40) as terminal:
         terminal.wait_for("> ")
+        time.sleep(0.5)  # a signal between readline's prompt and its wait is seen only with the next key
         terminal.type("\x03")
         terminal.wait_for("/exit or Ctrl-D leaves")
         terminal.wait_for("> ")
