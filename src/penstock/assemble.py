@@ -158,7 +158,8 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, p
     """
     checkpoint = open_checkpoint(find_model(options.model, options.revision))
     tokenizer = read_tokenizer(checkpoint)
-    context = options.max_model_tokens or checkpoint.spec.max_tokens
+    tokenizer.start_encoders()
+    context = _context(options, checkpoint)
     if context > checkpoint.spec.max_tokens:
         raise ConfigError(
             f"max_model_tokens is {context:,}; the model was made for {checkpoint.spec.max_tokens:,}.",
@@ -166,10 +167,21 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, p
             hint=f"lower it to {checkpoint.spec.max_tokens} or leave it out.",
         )
     backend = CpuBackend(checkpoint.spec, checkpoint.weights, _cpu_options(options, context), pool)
+    try:
+        return _start(options, checkpoint, tokenizer, backend, say)
+    except BaseException:
+        backend.close()
+        raise
+
+
+def _start(
+    options: LoadOptions, checkpoint: Checkpoint, tokenizer: Tokenizer, backend: CpuBackend, say: Callable[[str], None]
+) -> LoadedModel:
+    """The engine over a backend that has its weights: KV is sized and taken, the thread started."""
     kv = size_kv(
         backend.kv_groups,
         options.page_tokens,
-        context,
+        _context(options, checkpoint),
         max(0, read_machine().available_bytes),
         kv_bytes=options.kv_bytes,
         pinned_context=options.max_model_tokens is not None,
@@ -202,6 +214,10 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, p
         threads=backend.threads,
         pool=backend.pool,
     )
+
+
+def _context(options: LoadOptions, checkpoint: Checkpoint) -> int:
+    return checkpoint.spec.max_tokens if options.max_model_tokens is None else options.max_model_tokens
 
 
 def _cpu_options(options: LoadOptions, context: int) -> CpuOptions:

@@ -121,10 +121,12 @@ def test_output_is_bounded():
 
 
 def test_broken_templates_are_the_models_fault():
-    with pytest.raises(ModelFileError, match="not a valid template at line 2"):
+    with pytest.raises(ModelFileError, match="chat template: not a valid chat template at line 2"):
         render("\n{% if %}")
-    with pytest.raises(ModelFileError, match="not a valid template"):
+    with pytest.raises(ModelFileError, match="not a valid chat template"):
         render("{{ x|no_such_filter }}")
+    with pytest.raises(ModelFileError, match="not a valid chat template"):
+        render("{{" + "(" * 20_000 + "1" + ")" * 20_000 + "}}")
     with pytest.raises(ModelFileError, match=str(limits.MAX_TEMPLATE_CHARS)):
         ChatTemplate("a" * (limits.MAX_TEMPLATE_CHARS + 1))
 

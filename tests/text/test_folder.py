@@ -65,6 +65,15 @@ def test_template_file_comes_before_the_configuration(tmp_path):
     assert load_tokenizer(folder).chat_template.source == "file"
 
 
+def test_a_broken_template_is_found_at_load_and_names_its_file(tmp_path):
+    folder = make_folder(tmp_path, tokenizer_config={"chat_template": "{% if %}"})
+    with pytest.raises(ModelFileError, match=r"tokenizer_config\.json: not a valid chat template at line 1"):
+        load_tokenizer(folder)
+    (folder / "chat_template.jinja").write_text("a\n{% for %}")
+    with pytest.raises(ModelFileError, match=r"chat_template\.jinja: not a valid chat template at line 2"):
+        load_tokenizer(folder)
+
+
 def test_named_templates(tmp_path):
     named = [{"name": "default", "template": "abc"}, {"name": "tool_use", "template": "c"}]
     tokenizer = load_tokenizer(make_folder(tmp_path, tokenizer_config={"chat_template": named}))

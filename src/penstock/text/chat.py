@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from jinja2 import Template
@@ -152,16 +152,17 @@ def _collect(value: Any, used: set[str], depth: int) -> None:
 
 
 class ChatTemplate:
-    """A model's chat template, compiled at first use.
+    """A model's chat template.
 
     Args:
         source: the template that conversations without tools take.
         tool_source: the one for conversations with tools; None for the same.
         names: special names it may use (bos_token, eos_token, …).
         now: the date and time for `strftime_now`; None leaves that function undefined.
+        origin: the file it comes from, for messages.
 
     Raises:
-        ModelFileError: a template longer than MAX_TEMPLATE_CHARS.
+        ModelFileError: a template longer than MAX_TEMPLATE_CHARS, or one that is no template.
     """
 
     def __init__(
@@ -171,25 +172,14 @@ class ChatTemplate:
         tool_source: str | None = None,
         names: Mapping[str, str] | None = None,
         now: Callable[[], datetime] | None = None,
+        origin: str = "chat template",
     ) -> None:
-        for text in (source, tool_source or ""):
-            if len(text) > limits.MAX_TEMPLATE_CHARS:
-                raise ModelFileError(
-                    f"chat template: {len(text)} characters, at most {limits.MAX_TEMPLATE_CHARS} are taken."
-                )
         self.source = source
-        self._tool_source = tool_source
+        self._plain = _compile(source, origin)
+        self._with_tools = self._plain if tool_source is None else _compile(tool_source, origin)
         self._names = dict(names or {})
         self._now = now
         self.alphabet = frozenset(source + (tool_source or ""))
-
-    @cached_property
-    def _plain(self) -> Template:
-        return _compile(self.source)
-
-    @cached_property
-    def _with_tools(self) -> Template:
-        return _compile(self._tool_source) if self._tool_source is not None else self._plain
 
     def render(
         self,
@@ -230,14 +220,18 @@ def _strftime(now: datetime, layout: Any) -> str:
     return now.strftime(layout)
 
 
-def _compile(source: str) -> Template:
-    """The compiled template; a template that isn't one is the model's fault, found out at first use."""
+def _compile(source: str, origin: str) -> Template:
+    """The compiled template; a template that isn't one is the model's fault."""
+    if len(source) > limits.MAX_TEMPLATE_CHARS:
+        raise ModelFileError(
+            f"{origin}: chat template of {len(source)} characters; at most {limits.MAX_TEMPLATE_CHARS} are taken."
+        )
     try:
         return MeteredSandbox().from_string(source)
-    except (TemplateError, RecursionError, SyntaxError, ValueError) as error:
+    except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         where = f" at line {line}" if line else ""
-        raise ModelFileError(f"chat template: not a valid template{where}.") from None
+        raise ModelFileError(f"{origin}: not a valid chat template{where}.") from None
 
 
 def _run(template: Template, values: dict[str, Any]) -> str:

@@ -183,8 +183,8 @@ def _read_template(folder: Path, files: _Files, now: Callable[[], datetime] | No
             source = _read_bytes(path, 4 * limits.MAX_TEMPLATE_CHARS).decode("utf-8")
         except UnicodeDecodeError:
             raise ModelFileError(f"{path}: not UTF-8.") from None
-        return ChatTemplate(source, names=files.names, now=now)
-    found = files.config.get("chat_template")
+        return ChatTemplate(source, names=files.names, now=now, origin=str(path))
+    found, origin = files.config.get("chat_template"), str(folder / "tokenizer_config.json")
     if isinstance(found, list):
         found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, Mapping)}
     if isinstance(found, Mapping):
@@ -192,8 +192,11 @@ def _read_template(folder: Path, files: _Files, now: Callable[[], datetime] | No
         default = texts.get("default") or next(iter(texts.values()), None)
         if default is None:
             return None
-        return ChatTemplate(default, tool_source=texts.get("tool_use"), names=files.names, now=now)
-    return ChatTemplate(found, names=files.names, now=now) if isinstance(found, str) and found else None
+        tools = texts.get("tool_use")
+        return ChatTemplate(default, tool_source=tools, names=files.names, now=now, origin=origin)
+    if not isinstance(found, str) or not found:
+        return None
+    return ChatTemplate(found, names=files.names, now=now, origin=origin)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as HfTokenizer
 
 from penstock.core import InvalidRequest, StreamDecoder, limits
 from penstock.text.chat import ChatTemplate, Marked, check_messages
+from penstock.text.encoders import encode_ids, start_encoders
 from penstock.text.pieces import PieceRule, byte_alphabet, piece_bytes, read_rule
 from penstock.text.stream import ByteStream, WindowStream
 from penstock.text.vocab import ControlTokens
@@ -69,6 +70,10 @@ class Tokenizer:
         self.eos_token_ids = vocabulary.eos_token_ids
         self._added = frozenset(vocabulary.hf.get_added_tokens_decoder())
         self.vocab_size = max(vocabulary.hf.get_vocab_size(with_added_tokens=True), max(self._added, default=-1) + 1)
+
+    def start_encoders(self) -> None:
+        """Makes the threads that cut long texts, at a low priority (else at the first caller's)."""
+        start_encoders(self._hf)
 
     def encode(self, text: str, *, add_special_tokens: bool = True, allow_special: bool = False) -> tuple[int, ...]:
         """Token ids of a text.
@@ -202,7 +207,7 @@ class Tokenizer:
         """Ids of ordinary text; `first`: nothing stands before it."""
         hf = self._hf if first or self._vocabulary.inner is None else self._vocabulary.inner
         try:
-            ids = _ids(hf, text)
+            ids = encode_ids(hf, text)
         except (TypeError, UnicodeEncodeError):  # the library calls a text it can't read "not a str"
             raise InvalidRequest("The text has lone surrogates; it must be valid Unicode.", param="prompt") from None
         if self._controls.forbidden.isdisjoint(ids):
@@ -215,13 +220,7 @@ class Tokenizer:
         ids: list[int] = []
         for start, end in pairwise(cuts):
             hf = self._hf if (first and start == 0) or self._vocabulary.inner is None else self._vocabulary.inner
-            ids.extend(_ids(hf, text[start:end]))
+            ids.extend(encode_ids(hf, text[start:end]))
         if not self._controls.forbidden.isdisjoint(ids):
             raise InvalidRequest("The text can't be written without control tokens of this model.", param="prompt")
         return ids
-
-
-def _ids(hf: HfTokenizer, text: str) -> list[int]:
-    """Ids of one text. The library's batch call releases the interpreter while it works; its single call holds it."""
-    ids: list[int] = hf.encode_batch_fast([text], add_special_tokens=False)[0].ids
-    return ids

@@ -50,10 +50,6 @@ class ControlTokens:
         self._tails = frozenset(token.text[-size:] for token in spelled for size in range(1, len(token.text)))
         self._longest = max((len(token.text) for token in spelled), default=0)
 
-    def id_of(self, text: str) -> int | None:
-        """The control token of that spelling, or None."""
-        return self._by_text.get(text)
-
     def split(self, text: str) -> Iterator[tuple[int, str, int | None]]:
         """(offset, ordinary text, control id after it) in order; the last one has no control id."""
         at = 0
