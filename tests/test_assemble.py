@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from penstock.assemble import LoadedModel, LoadOptions, load
+from penstock.backend.cpu import CpuBackend
 from penstock.core import ConfigError, Event, ModelFileError, Request, SamplingParams
 from penstock.sim import replay
 
@@ -155,3 +156,22 @@ def test_a_wrong_choice_is_refused_by_name(tmp_path: Path) -> None:
         load(LoadOptions(kv_type="int3"))
     with pytest.raises(ModelFileError):
         load(LoadOptions(model=str(tmp_path)))
+    with pytest.raises(ConfigError, match="max_model_tokens is 0"):
+        load(LoadOptions(max_model_tokens=0))
+
+
+def test_a_start_that_fails_late_frees_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[CpuBackend] = []
+    close_backend = CpuBackend.close
+
+    def close_and_tell(self: CpuBackend) -> None:
+        closed.append(self)
+        close_backend(self)
+
+    monkeypatch.setattr(CpuBackend, "close", close_and_tell)
+    with pytest.raises(ConfigError, match="the step log"):
+        load(options(1024, step_log=str(tmp_path / "no" / "such" / "folder")))
+    assert len(closed) == 1
+    model = load(options(1024))  # the control: a start that goes well closes nothing
+    assert len(closed) == 1
+    model.close()

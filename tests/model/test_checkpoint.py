@@ -126,6 +126,21 @@ def test_end_tokens_and_defaults(tmp_path: Path) -> None:
     assert open_checkpoint(folder).eos_token_ids == (2,)
 
 
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+def test_an_end_token_outside_the_vocabulary_is_refused(name: str, tmp_path: Path) -> None:
+    folder = save(make_model("llama"), tmp_path)
+    vocab = open_checkpoint(folder).spec.vocab
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    values = json.loads((folder / name).read_text()) if name == "config.json" else {}
+    for ids, fits in ((vocab - 1, True), ([0, vocab], False)):
+        (folder / name).write_text(json.dumps({**values, "eos_token_id": ids}))
+        if fits:
+            assert open_checkpoint(folder).eos_token_ids == (ids,)
+            continue
+        with pytest.raises(ModelFileError, match=f"{name}: eos_token_id {vocab} is outside"):
+            open_checkpoint(folder)
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

@@ -100,7 +100,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     family = family_of(config)
     spec, weights = fill(read_spec(config, family), family, read_folder(folder), raw)
     generation = read_generation(folder)
-    eos = generation.token_ids("eos_token_id") or config.token_ids("eos_token_id")
+    eos = _end_tokens(generation, spec.vocab) or _end_tokens(config, spec.vocab)
     bos = generation.optional_integer("bos_token_id", 0) if "bos_token_id" in generation.values else None
     return Checkpoint(
         name=folder.resolve().name,
@@ -113,6 +113,14 @@ def _open_folder(folder: Path) -> Checkpoint:
         generation_defaults=generation_defaults(generation),
         storage=storage_summary(weights),
     )
+
+
+def _end_tokens(fields: Fields, vocab: int) -> tuple[int, ...]:
+    """The declared end tokens; one that the model cannot sample would never end a text."""
+    ids = fields.token_ids("eos_token_id")
+    if ids and max(ids) >= vocab:
+        raise fields.error(f"eos_token_id {max(ids)} is outside the model's vocabulary of {vocab}.")
+    return ids
 
 
 def read_generation(folder: Path) -> Fields:

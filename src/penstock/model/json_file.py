@@ -15,7 +15,9 @@ import numpy as np
 
 from penstock.core import ModelFileError, limits
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# A string that never ends is taken to the end of the file, and nothing is given back: the time is linear in the bytes.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_MAX_DIGITS = 40
 
 
 def read_bytes(path: Path, max_bytes: int) -> bytes:
@@ -52,7 +54,7 @@ def parse_json(data: bytes, source: str) -> dict[str, Any]:
     """
     _check_bounds(data, source)
     try:
-        found = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+        found = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{source}: not valid JSON: {_reason(error)}.") from None
     if not isinstance(found, dict):
@@ -79,6 +81,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"key {twice[:80]!r} occurs twice")
     return found
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)
 
 
 def _reason(error: BaseException) -> str:
