@@ -91,7 +91,7 @@ class LoadedModel:
         """A request with end tokens, the defaults where `params` is None, and a seed, drawn if none was given."""
         sampling = params if params is not None else self.checkpoint.generation_defaults
         if sampling.seed is None:
-            sampling = replace(sampling, seed=secrets.randbelow(limits.MAX_SEED))
+            sampling = replace(sampling, seed=secrets.randbelow(limits.DRAWN_SEEDS))
         eos = () if sampling.ignore_eos else self.eos_token_ids
         return Request(
             id=id, prompt_tokens=tokens, sampling=sampling, eos_token_ids=eos, arrival_s=self.client.clock.now()

@@ -31,7 +31,7 @@ class Sources:
 
     clock: Clock
     epoch_s: Callable[[], int] = lambda: time.time_ns() // 1_000_000_000
-    draw_seed: Callable[[], int] = lambda: secrets.randbelow(limits.MAX_SEED)
+    draw_seed: Callable[[], int] = lambda: secrets.randbelow(limits.DRAWN_SEEDS)
     draw_id: Callable[[], str] = lambda: secrets.token_hex(16)
 
 

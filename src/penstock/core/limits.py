@@ -28,6 +28,7 @@ MAX_LOGPROBS: Final = 20
 MAX_CACHE_SALT_CHARS: Final = 256
 MAX_REQUEST_TIMEOUT_S: Final = 86_400.0
 MAX_SEED: Final = 2**63 - 1
+DRAWN_SEEDS: Final = 2**53  # seeds that we draw: every JSON reader holds them exactly
 MIN_SEED: Final = -(2**63)
 MAX_TEMPERATURE: Final = 100.0
 MAX_PENALTY: Final = 2.0

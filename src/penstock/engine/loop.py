@@ -36,7 +36,7 @@ from penstock.core import (
     Ticket,
     check_sampling,
 )
-from penstock.core.limits import MAX_SEED
+from penstock.core.limits import DRAWN_SEEDS
 from penstock.engine.counts import Counts, measure, row_error
 from penstock.engine.inbox import Arrive, Cancel, Command, End, Inbox
 from penstock.engine.sample import SampleOutput
@@ -80,7 +80,7 @@ class Engine:
         scheduler: Scheduler,
         backend: Backend,
         text: TextDecoder,
-        entropy: Callable[[], int] = lambda: secrets.randbelow(MAX_SEED),
+        entropy: Callable[[], int] = lambda: secrets.randbelow(DRAWN_SEEDS),
     ) -> None:
         self._config = config
         self._scheduler = scheduler
