@@ -14,9 +14,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from penstock.assemble import LoadOptions
     from penstock.core import PenstockError, SamplingParams
-    from penstock.llm import LLM, Completion, Sample
+    from penstock.llm import LLM, Completion, Sample, TextStream
 
-__all__ = ["LLM", "Completion", "LoadOptions", "PenstockError", "Sample", "SamplingParams", "__version__"]
+__all__ = [
+    "Completion",
+    "LLM",
+    "LoadOptions",
+    "PenstockError",
+    "Sample",
+    "SamplingParams",
+    "TextStream",
+    "__version__",
+]
 
 _ROOMS = {
     "LLM": "penstock.llm",
@@ -25,6 +34,7 @@ _ROOMS = {
     "PenstockError": "penstock.core",
     "Sample": "penstock.llm",
     "SamplingParams": "penstock.core",
+    "TextStream": "penstock.llm",
 }
 
 
