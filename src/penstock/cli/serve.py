@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,91 +20,108 @@ if TYPE_CHECKING:
     from penstock.assemble import LoadedModel
 
 
+Host = Annotated[str, typer.Option(metavar="HOST", help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="Port; 0 takes a free one.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Name in the API; repeat for aliases, the first is the main one."),
+]
+ApiKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY",
+        help="Key that requests must carry; repeat for several. Also PENSTOCK_API_KEY.",
+        envvar="PENSTOCK_API_KEY",
+    ),
+]
+MaxRunning = Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Sequences computed at once.")]
+MaxWaiting = Annotated[int, typer.Option(metavar="N", min=1, help="Queued requests before 429.")]
+MaxStepTokens = Annotated[int, typer.Option(metavar="N", min=16, max=65536, help="Ceiling of tokens a step.")]
+PrefixCache = Annotated[bool, typer.Option(help="Reuse the KV of prefixes seen before.")]
+CorsOrigins = Annotated[
+    list[str] | None, typer.Option(metavar="ORIGIN", help="Browser origin to allow; repeat, or * for all.")
+]
+Grace = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Seconds that running requests get at shutdown.")]
+StepLog = Annotated[str | None, typer.Option(metavar="FILE", help="Write a replayable log of every step to this file.")]
+
+
 def serve(
     model: options.Model = None,
-    host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="Port; 0 takes a free one.")] = 8000,
-    served_model_name: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Name in the API; repeat for aliases, the first is the main one."),
-    ] = None,
-    api_key: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY",
-            help="Key that requests must carry; repeat for several. Also PENSTOCK_API_KEY.",
-            envvar="PENSTOCK_API_KEY",
-        ),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    served_model_name: Names = None,
+    api_key: ApiKeys = None,
     max_model_tokens: options.MaxModelTokens = None,
     kv_bytes: options.KvBytes = None,
     kv_type: options.KvType = "auto",
-    max_running: Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Sequences computed at once.")] = 128,
-    max_waiting: Annotated[int, typer.Option(metavar="N", min=1, help="Queued requests before 429.")] = 4096,
-    max_step_tokens: Annotated[
-        int, typer.Option(metavar="N", min=16, max=65536, help="Ceiling of tokens a step.")
-    ] = 2048,
-    prefix_cache: Annotated[bool, typer.Option(help="Reuse the KV of prefixes seen before.")] = True,
+    max_running: MaxRunning = 128,
+    max_waiting: MaxWaiting = 4096,
+    max_step_tokens: MaxStepTokens = 2048,
+    prefix_cache: PrefixCache = True,
     threads: options.Threads = None,
     pack_cache: options.PackCache = True,
-    cors_origin: Annotated[
-        list[str] | None, typer.Option(metavar="ORIGIN", help="Browser origin to allow; repeat, or * for all.")
-    ] = None,
-    grace_s: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="Seconds that running requests get at shutdown.")
-    ] = 30.0,
-    step_log: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write a replayable log of every step to this file.")
-    ] = None,
+    cors_origin: CorsOrigins = None,
+    grace_s: Grace = 30.0,
+    step_log: StepLog = None,
     revision: options.Revision = None,
 ) -> None:
     """Serve a model on an OpenAI-compatible API."""
     started = time.perf_counter()
     options.check_existing(model)
     check_address(host, port)
+    choices = {
+        "model": model,
+        "revision": revision,
+        "max_model_tokens": max_model_tokens,
+        "kv_bytes": options.parse_bytes(kv_bytes, "--kv-bytes"),
+        "kv_type": kv_type,
+        "prefix_cache": prefix_cache,
+        "max_running": max_running,
+        "max_step_tokens": max_step_tokens,
+        "max_waiting": max_waiting,
+        "threads": threads,
+        "pack_cache": pack_cache,
+        "step_log": step_log,
+    }
+    surface = {
+        "host": host,
+        "port": port,
+        "api_keys": tuple(api_key or ()),
+        "cors_origins": tuple(cors_origin or ()),
+        "grace_s": grace_s,
+    }
+    raise typer.Exit(run_server(choices, surface, served_model_name, started))
+
+
+def run_server(choices: dict[str, Any], surface: dict[str, Any], names: list[str] | None, started: float) -> int:
+    """Loads, serves until a signal, and returns the exit code.
+
+    Args:
+        choices: `LoadOptions` fields.
+        surface: `ApiSettings` fields.
+        names: in the API; the model's own if None.
+        started: when the command began, on `time.perf_counter`.
+    """
     from penstock import api
     from penstock.assemble import LoadOptions, load
 
-    settings = api.ApiSettings(
-        host=host,
-        port=port,
-        api_keys=tuple(api_key or ()),
-        cors_origins=tuple(cors_origin or ()),
-        grace_s=grace_s,
-    )
-    with options.patience(model):
-        loaded = load(
-            LoadOptions(
-                model=model,
-                revision=revision,
-                max_model_tokens=max_model_tokens,
-                kv_bytes=options.parse_bytes(kv_bytes, "--kv-bytes"),
-                kv_type=kv_type,
-                prefix_cache=prefix_cache,
-                max_running=max_running,
-                max_step_tokens=max_step_tokens,
-                max_waiting=max_waiting,
-                threads=threads,
-                pack_cache=pack_cache,
-                step_log=step_log,
-            ),
-            options.tell,
-        )
-    names = served_model_name or [loaded.name]
-    if not settings.is_loopback and not api_key:
-        options.tell(f"warning: {host} is reachable from other machines and no --api-key is set.")
+    settings = api.ApiSettings(**surface)
+    with options.patience(choices["model"]):
+        loaded = load(LoadOptions(**choices), options.tell)
+    names = names or [loaded.name]
+    if not settings.is_loopback and not settings.api_keys:
+        options.tell(f"warning: {settings.host} is reachable from other machines and no --api-key is set.")
 
     def ready(bound: str) -> None:
         options.tell(f"{loaded.name}: {loaded.tier}, {loaded.threads} threads, KV {loaded.kv_type}")
         options.tell(f"ready in {time.perf_counter() - started:.2f} s on {bound} - try:")
-        options.tell(curl_line(bound, names[0], bool(api_key)))
+        options.tell(curl_line(bound, names[0], bool(settings.api_keys)))
 
     try:
         app = api.create_app({names[0]: served(loaded, names)}, settings)
-        code = api.serve(app, settings, ready)
+        return api.serve(app, settings, ready)
     finally:
         loaded.close()
-    raise typer.Exit(code)
 
 
 def check_address(host: str, port: int) -> None:
