@@ -95,6 +95,14 @@ def test_what_cannot_be_served_raises_by_name(llm: LLM, prompts: object, params:
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize("prompt", [[1, "a", 2], ["a", {"role": "user", "content": "b"}], [1.5], [None]])
+def test_a_prompt_of_several_kinds_is_refused_whole(llm: LLM, prompt: object) -> None:
+    with pytest.raises(InvalidRequest, match="no token id"):
+        list(llm.stream(prompt))  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="no token id"):
+        llm.generate([[1, 2], prompt], GREEDY)  # type: ignore[list-item]
+
+
 def test_thousands_of_prompts_with_a_progress_bar(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
     found = llm.generate(
         [f"No. {i}" for i in range(2000)], SamplingParams(max_tokens=4, ignore_eos=True), progress=True

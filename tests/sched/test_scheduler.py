@@ -236,6 +236,8 @@ def test_samples_fork_from_one_prompt(groups):
     rig.compare()
     assert len({tuple(s.tokens) for s in rig.sequences}) == 4
     assert rig.backend.computed == 10 + 3 * 1 + 4 * 5
+    kv = rig.scheduler.kv  # what samples share is no hit: the cache held nothing when the request came
+    assert [s.num_cached for s in rig.sequences] == [0] * 4 and (kv.queries_tokens, kv.hits_tokens) == (10, 0)
 
 
 def test_deadlines_end_the_queued_unprefilled_and_the_running():

@@ -7,6 +7,7 @@ silence (a sample that met a limit says finish_reason "length").
 from __future__ import annotations
 
 import asyncio
+import operator
 import secrets
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -191,15 +192,15 @@ class LLM:
     def _tokens(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, str):
             return self.loaded.tokenizer.encode(prompt)
-        return tuple(prompt)
+        return _ids(prompt)
 
     def _prompt_or_chat(self, prompt: Prompt | Sequence[Message]) -> tuple[int, ...]:
         if isinstance(prompt, str):
             return self._tokens(prompt)
         messages = [item for item in prompt if isinstance(item, Mapping)]
-        if messages:
+        if messages and len(messages) == len(prompt):
             return self.loaded.tokenizer.encode_chat(messages)
-        return tuple(item for item in prompt if isinstance(item, int))
+        return _ids(prompt)
 
     def _params(
         self, params: SamplingParams | Sequence[SamplingParams] | None, count: int
@@ -226,6 +227,22 @@ class LLM:
             if not done:
                 client.cancel(request.id)
         return found
+
+
+def _ids(prompt: Any) -> tuple[int, ...]:
+    """A prompt's token ids; nothing in it is passed over.
+
+    Raises:
+        InvalidRequest: something in it is no id.
+    """
+    try:
+        return tuple(map(operator.index, prompt))
+    except TypeError:
+        raise InvalidRequest(
+            "a prompt has something that is no token id.",
+            param="prompt",
+            hint="give a text, token ids, or messages; do not mix them.",
+        ) from None
 
 
 def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -76,9 +76,10 @@ class Entrance:
                 shared = [held - unheld for held, unheld in zip(match.num_held, match.num_unheld, strict=True)]
                 job.refusal = Refusal(self._kv.gains, tuple(shared), start)
             return False
-        if source is None or not self._fork(job, source):
+        forked = source is not None and self._fork(job, source)
+        if not forked:
             self._kv.open(job.sequence, job.keys, match)
-        self._enter(draft, job, reserved, now)
+        self._enter(draft, job, reserved, now, forked)
         return True
 
     def _hopeless(self, draft: Draft, job: Job) -> bool:
@@ -180,7 +181,7 @@ class Entrance:
         job.copies = copies
         return True
 
-    def _enter(self, draft: Draft, job: Job, reserved: int, now: float) -> None:
+    def _enter(self, draft: Draft, job: Job, reserved: int, now: float, forked: bool) -> None:
         """Gives the opened job a slot and introduces it to the backend."""
         sequence, request = job.sequence, job.request
         self._queue.remove(job)
@@ -189,9 +190,10 @@ class Entrance:
         job.copies = ()
         if sequence.first_scheduled_s < 0:
             sequence.first_scheduled_s = now
-            sequence.num_cached = sequence.num_computed
-            self._kv.queries_tokens += sequence.num_prompt
-            self._kv.hits_tokens += sequence.num_computed
+            if not forked:  # what a sample takes over from another of its request did not come from the cache
+                sequence.num_cached = sequence.num_computed
+                self._kv.queries_tokens += sequence.num_prompt
+                self._kv.hits_tokens += sequence.num_computed
         assert request.sampling.seed is not None, "the seed is resolved at the door"
         draft.opened.append(
             Opened(
