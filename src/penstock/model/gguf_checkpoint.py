@@ -79,14 +79,15 @@ def read_gguf_model(path: Path) -> GgufModel:
     if _ROPE_FREQS in tensors:
         spec = _with_factors(spec, tensors[_ROPE_FREQS], str(path))
     # eot ends a turn where it differs from the end of text
-    ids = (source.optional_integer(f"tokenizer.ggml.{name}_token_id", 0) for name in ("eos", "eot", "eom"))
+    names = ("eos", "eot", "eom")
+    ids = (source.optional_integer(f"tokenizer.ggml.{name}_token_id", 0, spec.vocab - 1) for name in names)
     return GgufModel(
         family=family,
         spec=spec,
         files=files,
         metadata=metadata,
         eos_token_ids=tuple(sorted({token for token in ids if token is not None})),
-        bos_token_id=source.optional_integer("tokenizer.ggml.bos_token_id", 0),
+        bos_token_id=source.optional_integer("tokenizer.ggml.bos_token_id", 0, spec.vocab - 1),
     )
 
 

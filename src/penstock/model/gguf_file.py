@@ -68,6 +68,7 @@ class _Cursor:
     def __init__(self, path: Path, data: npt.NDArray[np.uint8]) -> None:
         self.path = path
         self.at = 0
+        self.entries = 0  # of all arrays so far: a byte in the file is an object in memory
         self._data = data.data
 
     @property
@@ -175,8 +176,11 @@ def _value(cursor: _Cursor, key: str, kind: int) -> object:
 
 def _array(cursor: _Cursor, key: str) -> list[object]:
     kind, count = cursor.u32(key), cursor.u64(key)
-    if count > limits.MAX_GGUF_ARRAY:
-        raise cursor.error(f"{key} has {count} entries; at most {limits.MAX_GGUF_ARRAY}.")
+    cursor.entries += count
+    if cursor.entries > limits.MAX_GGUF_ARRAY:
+        raise cursor.error(
+            f"{shown(key)} has {count} entries; at most {limits.MAX_GGUF_ARRAY} are read in all arrays of a file."
+        )
     if kind != _STRING:
         return _numbers(cursor, key, kind, count)
     if count * 8 > cursor.left:
