@@ -1,11 +1,12 @@
 import asyncio
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from penstock import LLM, LoadOptions, SamplingParams
+from penstock import LLM, LoadOptions, SamplingParams, _native
 from penstock.core import ConfigError, ContextLengthExceeded, EngineUnavailable, InvalidRequest, PenstockError
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
@@ -134,6 +135,16 @@ def test_a_stream_has_its_completion(llm: LLM) -> None:
     assert stream.completion.finish_reason == "length"
     assert stream.completion.usage.completion_tokens == 12
     stream.close()  # a second time changes nothing
+
+
+def test_close_frees_weights_and_kv_although_the_object_lives() -> None:
+    before = _native.alive()
+    closed = LLM(options=LoadOptions(kv_bytes=16 * 2**20, max_running=2))
+    assert _native.alive()[0] == before[0] + 1 and _native.alive()[2] > before[2]
+    closed.generate("x", GREEDY)
+    closed.close()
+    gc.collect()
+    assert (_native.alive()[0], _native.alive()[2]) == (before[0], before[2])
 
 
 def test_use_after_close_is_said() -> None:

@@ -366,6 +366,7 @@ class Engine:
         finally:
             self._log = None
             self._backend.close()
+            del self._backend  # weights and KV go with the last reference, whoever still holds the engine
 
 
 def _draining() -> PenstockError:
