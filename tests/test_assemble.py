@@ -175,3 +175,19 @@ def test_a_start_that_fails_late_frees_the_backend(tmp_path: Path, monkeypatch: 
     model = load(options(1024))  # the control: a start that goes well closes nothing
     assert len(closed) == 1
     model.close()
+
+
+def test_two_models_of_one_process_take_turns_on_one_pool() -> None:
+    first = load(options(512))
+    try:
+        second = load(options(512), pool=first.pool)
+        try:
+            assert second.pool is first.pool
+            request = requests(first, 1)[0]
+            assert collect(second, request) == collect(first, request)
+        finally:
+            second.close()
+    finally:
+        first.close()
+    with pytest.raises(ConfigError, match="threads is 1"):
+        load(options(512, threads=1), pool=first.pool)
