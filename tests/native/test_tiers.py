@@ -73,3 +73,29 @@ def test_control_std_container_is_found(tmp_path):
     subprocess.run(["g++", "-O2", "-c", source, "-o", tmp_path / "leaky.o"], check=True)
     weak, strong = symbols(tmp_path / "leaky.o")
     assert weak and len(strong) == 2
+
+
+def stack_accesses(path):
+    """Vector loads and stores of the stack, by function whose name holds `_span<`."""
+    listing = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", "-C", path], capture_output=True, text=True, check=True
+    ).stdout
+    found, name = {}, ""
+    for line in listing.splitlines():
+        if line.endswith(">:"):
+            name = line.partition("<")[2]
+            if "_span<" in name:
+                found[name] = 0
+        elif name in found and "%ymm" in line and ("(%rsp" in line or "(%rbp)" in line):
+            found[name] += 1
+    return found
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not installed")
+def test_inner_loops_of_codes_on_avx2_stay_in_registers():
+    objects = [path for path in tier_objects() if path.name.startswith("avx2.")]
+    if not objects:
+        pytest.skip("no build folder beside the sources")
+    found = stack_accesses(objects[0])
+    assert any("row_span<8" in name for name in found) or any("octet_span<8" in name for name in found)
+    assert max(found.values()) <= 8  # a scale or a sum around the loop of inputs, never codes
