@@ -104,7 +104,7 @@ class Guard:
         return "*" in allowed or origin in allowed
 
     def _tenant(self, authorization: str) -> str:
-        """The key's digest, shortened: who asks, for fairness and for parting prefix caches."""
+        """The key's digest, shortened: who asks; it parts the prefix caches of different keys."""
         scheme, _, key = authorization.partition(" ")
         digest = hashlib.sha256(key.encode("latin-1")).digest()
         matches = [hmac.compare_digest(digest, known) for known in self._keys]
