@@ -1,6 +1,7 @@
 """Rotary frequencies of every rule against transformers."""
 
 import math
+import resource
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from penstock.backend.cpu.rope import rope_frequencies, rope_tables
+from penstock.backend.cpu.rope import RopeTable, rope_frequencies
 from penstock.core import ModelFileError
 from penstock.model import Rope, RopeKind
 
@@ -68,13 +69,25 @@ def test_control_another_factor_is_found():
 
 
 def test_tables_are_cosines_and_sines_with_the_factor():
-    cos, sin = rope_tables(make_rope("yarn"), 4700)
+    table = RopeTable(make_rope("yarn"), 4700)
+    table.fill(4700)
+    cos, sin = table.cos, table.sin
     frequencies, factor = rope_frequencies(make_rope("yarn"), 4700)
     angles = np.arange(4700)[:, None] * frequencies
     assert cos.dtype == np.float32
     assert cos.shape == (4700, DIMS // 2)
     assert np.allclose(cos, np.cos(angles) * factor, atol=1e-6)
     assert np.allclose(sin, np.sin(angles) * factor, atol=1e-6)
+
+
+def test_only_what_is_filled_takes_memory():
+    table = RopeTable(make_rope("linear"), 10_000_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    table.fill(5000)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024
+    whole = RopeTable(make_rope("linear"), 10_000_000)
+    whole.fill(100)
+    assert np.array_equal(table.cos[:100], whole.cos[:100])
 
 
 @pytest.mark.parametrize(

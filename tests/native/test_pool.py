@@ -45,8 +45,12 @@ def test_callers_take_turns():
 
 
 def test_pools_come_and_go():
+    before = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 0
+    first = compute(_native.Pool(4))
     for _ in range(50):
-        compute(_native.Pool(4))
+        assert np.array_equal(compute(_native.Pool(4)), first)
+    if sys.platform == "linux":
+        assert len(os.listdir("/proc/self/task")) == before
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1025, 2**31 - 1])

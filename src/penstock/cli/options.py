@@ -94,7 +94,7 @@ def tell(line: str) -> None:
 def patience(model: str | None) -> Iterator[None]:
     """Says what is going on when the block takes over a second."""
     line = (
-        f"loading {model or 'the bundled model'}: a quantized file is repacked at its first start, later ones map it …"
+        f"loading {model or 'the bundled model'} … (the first start of a quantized file repacks it, later ones map it)"
     )
     timer = threading.Timer(PATIENCE_S, tell, [line])
     timer.daemon = True

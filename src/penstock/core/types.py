@@ -85,7 +85,7 @@ class Request:
         arrival_s: the injected clock's time at which the request reached the server.
         deadline_s: the same clock; None is no deadline.
         priority: lower runs first.
-        tenant: fairness key; "" when there are no keys.
+        tenant: whose request it is; "" when there are no keys.
         cache_salt: separates prefix caches; part of every page hash.
         adapter: adapter name, or None.
         grammar: compiled grammar handle's key, or None.
@@ -150,11 +150,6 @@ class Sequence:
     num_preemptions: int = 0
     first_scheduled_s: float = -1.0
     first_token_s: float = -1.0
-
-    @property
-    def num_pending(self) -> int:
-        """Tokens known but not computed."""
-        return len(self.tokens) - self.num_computed
 
     @property
     def num_output(self) -> int:

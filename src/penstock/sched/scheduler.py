@@ -314,11 +314,6 @@ class Scheduler:
         return len(self._queue)
 
     @property
-    def waiting_tokens(self) -> int:
-        """Prompt tokens of the sequences in line."""
-        return self._queue.num_tokens
-
-    @property
     def num_preemptions(self) -> int:
         """Since the start."""
         return self._roster.num_preemptions

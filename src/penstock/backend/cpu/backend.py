@@ -26,6 +26,7 @@ from penstock.core import (
     StepResult,
     Ticket,
     TokenLogprobs,
+    limits,
 )
 from penstock.formats import Storage
 from penstock.model import DecoderSpec, WeightMap
@@ -88,7 +89,9 @@ class CpuBackend:
         packed = pack_all(spec, weights, self._pool, options.pack_cache)
         self.weight_bytes = sum(matrix.num_bytes for matrix in packed.values())
         matrices = {place: to_native(matrix) for place, matrix in packed.items()}
-        model = Builder(spec, weights, options.max_model_tokens).build(matrices)
+        builder = Builder(spec, weights, options.max_model_tokens)
+        model = builder.build(matrices)
+        self._ropes = builder.ropes
         self._decoder = _native.Decoder(
             self._pool,
             self._kernels,
@@ -128,6 +131,8 @@ class CpuBackend:
         """
         if len(pages) != 1 or pages[0] < 1:
             raise ConfigError(f"pages is {pages}; this backend has one KV group.", param="pages")
+        for table in self._ropes:
+            table.fill(pages[0] * self._options.page_tokens)
         try:
             self._decoder.allocate(pages[0])
         except (MemoryError, ValueError) as error:
@@ -218,6 +223,12 @@ def _check_options(options: CpuOptions) -> None:
     for name in ("max_model_tokens", "max_running", "max_step_tokens", "page_tokens"):
         if getattr(options, name) < 1:
             raise ConfigError(f"{name} is {getattr(options, name)}; it must be at least 1.", param=name)
+    if options.max_model_tokens > limits.MAX_MODEL_TOKENS:
+        raise ConfigError(
+            f"max_model_tokens is {options.max_model_tokens:,}; at most {limits.MAX_MODEL_TOKENS:,} are served.",
+            param="max_model_tokens",
+            hint="pass a smaller --max-model-tokens.",
+        )
     if options.page_tokens % PAGE_MULTIPLE:
         raise ConfigError(
             f"page_tokens is {options.page_tokens}; it must be a multiple of {PAGE_MULTIPLE}.", param="page_tokens"

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock import _native
-from penstock.backend.cpu.rope import rope_tables
+from penstock.backend.cpu.rope import RopeTable
 from penstock.core import ModelFileError
 from penstock.formats import RawTensor, Storage, num_bytes
 from penstock.model import Activation, DecoderSpec, Layer, Rope, WeightMap, WeightRef
@@ -87,13 +87,18 @@ def read_vector(ref: WeightRef, offset: float = 0.0) -> _F32:
 
 
 class Builder:
-    """Fills a native model place by place; what was packed is shared between places that name the same tensor."""
+    """Fills a native model place by place; what was packed is shared between places that name the same tensor.
+
+    Attributes:
+        ropes: the model's rotary tables, to be filled as far as the KV reaches.
+    """
 
     def __init__(self, spec: DecoderSpec, weights: WeightMap, max_model_tokens: int) -> None:
         self._spec = spec
         self._refs: Mapping[str, WeightRef] = weights.tensors
         self._max_model_tokens = max_model_tokens
-        self._ropes: dict[Rope, int] = {}
+        self._rope_ids: dict[Rope, int] = {}
+        self.ropes: list[RopeTable] = []
         self._native = _native.ModelBuilder()
 
     def build(self, matrices: Mapping[str, _native.Matrix]) -> _native.ModelBuilder:
@@ -132,10 +137,11 @@ class Builder:
         return facts
 
     def _rope(self, rope: Rope) -> int:
-        if rope not in self._ropes:
-            cos, sin = rope_tables(rope, self._max_model_tokens)
-            self._ropes[rope] = self._native.add_rope(cos, sin, rope.interleaved)
-        return self._ropes[rope]
+        if rope not in self._rope_ids:
+            table = RopeTable(rope, self._max_model_tokens)
+            self._rope_ids[rope] = self._native.add_rope(table.cos, table.sin, rope.interleaved)
+            self.ropes.append(table)
+        return self._rope_ids[rope]
 
     def _layer_vectors(self, index: int, layer: Layer) -> None:
         spec, attention, at = self._spec, layer.attention, f"layers.{index}."

@@ -18,23 +18,31 @@ _F64 = npt.NDArray[np.float64]
 _BLOCK = 4096  # positions
 
 
-def rope_tables(rope: Rope, max_model_tokens: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Cosines and sines of every position, the attention factor multiplied in.  # 2 x [max_model_tokens, dims / 2] f32.
+class RopeTable:
+    """Cosines and sines of positions, the attention factor multiplied in.
 
-    Angles are computed in float64 and rounded once.
+    The arrays reach from position 0 to max_model_tokens, but only positions that were filled take memory: a checkpoint
+    may declare a context that no KV of this machine could hold.
+
+    Attributes:
+        cos, sin: # [max_model_tokens, dims / 2] f32
 
     Raises:
         ModelFileError: the rule misses a parameter or has an impossible one.
     """
-    frequencies, factor = rope_frequencies(rope, max_model_tokens)
-    cos = np.empty((max_model_tokens, len(frequencies)), np.float32)
-    sin = np.empty_like(cos)
-    for first in range(0, max_model_tokens, _BLOCK):  # bounds the float64 in between
-        end = min(first + _BLOCK, max_model_tokens)
-        angles = np.arange(first, end, dtype=np.float64)[:, None] * frequencies
-        cos[first:end] = np.cos(angles) * factor
-        sin[first:end] = np.sin(angles) * factor
-    return cos, sin
+
+    def __init__(self, rope: Rope, max_model_tokens: int) -> None:
+        self._frequencies, self._factor = rope_frequencies(rope, max_model_tokens)
+        self.cos = np.empty((max_model_tokens, len(self._frequencies)), np.float32)
+        self.sin = np.empty_like(self.cos)
+
+    def fill(self, num_positions: int) -> None:
+        """Makes positions [0, num_positions) ready: angles in float64, rounded once."""
+        for first in range(0, min(num_positions, len(self.cos)), _BLOCK):  # bounds the float64 in between
+            end = min(first + _BLOCK, num_positions, len(self.cos))
+            angles = np.arange(first, end, dtype=np.float64)[:, None] * self._frequencies
+            self.cos[first:end] = np.cos(angles) * self._factor
+            self.sin[first:end] = np.sin(angles) * self._factor
 
 
 def rope_frequencies(rope: Rope, max_model_tokens: int) -> tuple[_F64, float]:
