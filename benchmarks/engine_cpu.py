@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
 from kernels import machine_limits
+from records import write_record
 
 from penstock import _native
 from penstock.backend.cpu import CpuBackend, CpuOptions, read_machine
@@ -216,11 +216,8 @@ def main():
     pool, kernels = _native.Pool(options.threads), _native.kernels(options.tier)
     record = {
         "cpu": read_machine().cpu,
-        "machine": platform.platform(),
         "tier": kernels.name,
         "threads": options.threads,
-        "prompt_tokens": PROMPT,
-        "quick": options.quick,
         "limits": machine_limits(pool, kernels, options.quick),
         "rows": [],
     }
@@ -228,8 +225,7 @@ def main():
     for kind in options.kinds.split(","):
         record["rows"].extend(measure(spec, Storage(kind), options, record["limits"]))
     print(table(record))
-    if options.json:
-        Path(options.json).write_text(json.dumps(record, indent=1) + "\n")
+    write_record(options.json, record, prompt_tokens=PROMPT, steps=options.steps, quick=options.quick, kv_type="bf16")
 
 
 if __name__ == "__main__":

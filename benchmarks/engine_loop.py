@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import time
 from pathlib import Path
 
 from engine_cpu import random_weights
+from records import write_record
 
 from penstock import api, assemble
 from penstock.api.server import ApiServer, bind
@@ -203,9 +203,8 @@ def main():
         record = {"figure": measure.__name__, "rows": rows, "context": options.context, "steps": options.steps}
         record |= measure(rows, options.context, options.steps)
         print(json.dumps(record), flush=True)
-        records.append(record | {"machine": platform.machine(), "python": platform.python_version()})
-    if options.json is not None:
-        options.json.write_text(json.dumps(records, indent=1) + "\n")
+        records.append(record)
+    write_record(options.json, records, context=options.context, steps=options.steps)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ bandwidth (its weights are larger than the caches together), over many rows agai
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 
 import numpy as np
+from records import write_record
 
 from penstock import _native
 from penstock.formats import CODE_FORMATS, Layout, PackedMatrix, Storage
@@ -115,7 +114,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="a check that it runs; the figures mean nothing")
     options = parser.parse_args()
     pool, kernels = _native.Pool(options.threads), _native.kernels(options.tier)
-    record = {"machine": platform.platform(), "tier": kernels.name, "threads": options.threads}
+    record = {"tier": kernels.name, "threads": options.threads}
     record["limits"] = machine_limits(pool, kernels, options.quick)
     print(f"tier {kernels.name}, {options.threads} threads")
     for name, value in record["limits"].items():
@@ -129,9 +128,7 @@ def main():
             print(
                 f"  {kind:6}{row['rows']:5}{row['gb_s']['value']:9.1f}{share:>14}{row['gop_s']['value']:10.1f}{peak:>9}"
             )
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(record, file, indent=1)
+    write_record(options.json, record, quick=options.quick)
 
 
 if __name__ == "__main__":

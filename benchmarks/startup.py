@@ -3,7 +3,7 @@
 Each run is a fresh process: the clock starts before it is spawned, stops when /health/ready answers 200. Run it on an
 otherwise idle machine; medians with minimum and maximum are printed and written as JSON.
 
-    python benchmarks/startup.py --rounds 5 --out benchmarks/records/startup.json
+    python benchmarks/startup.py --rounds 5 --json benchmarks/records/startup.json
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ import urllib.request
 from pathlib import Path
 
 from random_checkpoint import checkpoint
+from records import write_record
 
 LIMIT_S = 120.0
 
@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kinds", default="bf16,q8_0,q4_0")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     models: dict[str, str | None] = {"bundled": None}
     models.update({f"0.6B {kind}": str(checkpoint(kind)) for kind in arguments.kinds.split(",")})
@@ -82,17 +82,15 @@ def main() -> None:
             for name, model in models.items():
                 times[name].append(one(model, cache))
     print("| model | first start s | ready s (min-max) | first token s |\n|---|---|---|---|")
-    record = {"machine": platform.processor() or platform.machine(), "python": platform.python_version(), "models": {}}
+    record = {}
     for name, runs in times.items():
         ready, token = [run[0] for run in runs], [run[1] for run in runs]
         print(
             f"| {name} | {first[name][0]:.2f} | {statistics.median(ready):.2f} ({min(ready):.2f}-{max(ready):.2f}) "
             f"| {statistics.median(token):.2f} |"
         )
-        record["models"][name] = {"first_start_s": first[name][0], "ready_s": ready, "first_token_s": token}
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(record, indent=1))
+        record[name] = {"first_start_s": first[name][0], "ready_s": ready, "first_token_s": token}
+    write_record(arguments.json, record, rounds=arguments.rounds)
 
 
 if __name__ == "__main__":

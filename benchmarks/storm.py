@@ -4,7 +4,7 @@ Eight streams run and hold every slot. First they run in peace; then ten prompts
 arrive at once and queue behind them. Printed: p50 and p99 of the gaps between streamed tokens in both phases, their
 ratio, and the slowest /health/live answer. The machine should be idle otherwise.
 
-    python benchmarks/storm.py --out benchmarks/records/storm.json
+    python benchmarks/storm.py --json benchmarks/records/storm.json
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 
 import httpx
 from random_checkpoint import checkpoint
+from records import write_record
 
 STREAMS = 8
 LONG_PROMPTS = 10
@@ -155,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", default="bf16")
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server, url = start(long_context(checkpoint(arguments.kind), Path(folder)))
@@ -165,9 +166,7 @@ def main() -> None:
             server.terminate()
             server.wait(60)
     print(json.dumps(result, indent=1))
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=1))
+    write_record(arguments.json, result, kind=arguments.kind, seconds=arguments.seconds, streams=STREAMS)
 
 
 if __name__ == "__main__":
