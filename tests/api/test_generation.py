@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import socket
 import time
@@ -11,6 +13,8 @@ import openai
 import pytest
 
 from penstock.api import ApiSettings
+from penstock.api.chunks import PING
+from penstock.api.generation import Writer
 from penstock.core import DeadlineExceeded, EngineUnavailable, InvalidLogits, QueueFull
 
 
@@ -132,7 +136,7 @@ def test_a_client_that_reads_nothing_is_cut_off(start_server, scripted, ping_s):
 
 
 def test_a_client_that_reads_slowly_but_steadily_gets_everything(start_server, scripted):
-    settings = ApiSettings(slow_reader_s=0.8, grace_s=0.2)
+    settings = ApiSettings(slow_reader_s=1.5, grace_s=0.2)
     server = start_server(scripted(script="y" * 390, delay_s=0.0), settings)
     got = b""
     with unread_stream(server, 65536) as link:
@@ -141,7 +145,7 @@ def test_a_client_that_reads_slowly_but_steadily_gets_everything(start_server, s
             part = link.recv(65536)
             assert part
             got += part
-            time.sleep(0.03 if time.monotonic() - began < 2.0 else 0.0)
+            time.sleep(0.05 if time.monotonic() - began < 4.0 else 0.0)  # far longer than a standstill may last
     assert b"data: [DONE]" in got and not server.engine.cancelled
 
 
@@ -154,3 +158,79 @@ def test_a_slow_reader_holds_up_nobody(start_server, scripted):
         assert server.complete().status_code == 200
         assert time.monotonic() - began < 2.0
         assert len(server.engine.finished) < 61  # the slow one's are still held back by its connection
+
+
+class Connection:
+    """A connection whose client takes bytes only when told to."""
+
+    def __init__(self):
+        self.inside = self.most = self.held = 0
+        self.sent = []
+        self.aborted_s = None
+        self.room = asyncio.Event()
+
+    async def send(self, message):
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        await self.room.wait()
+        await asyncio.sleep(0)
+        self.sent.append(message.get("body", message["type"]))
+        self.inside -= 1
+
+    def abort(self):
+        self.aborted_s = time.monotonic()
+        self.room.set()
+
+    def writer(self):
+        return Writer(self.send, time.monotonic, self.abort, lambda: self.held)
+
+
+def test_prompts_of_one_connection_write_in_turn():
+    async def main():
+        link = Connection()
+        writer = link.writer()
+        writes = [asyncio.ensure_future(writer.write(b"%d" % number)) for number in range(20)]
+        await asyncio.sleep(0.01)
+        link.room.set()
+        await asyncio.gather(*writes)
+        return link
+
+    link = asyncio.run(main())
+    assert link.most == 1
+    assert link.sent == ["http.response.start", *(b"%d" % number for number in range(20))]
+
+
+@pytest.mark.parametrize("steady", [True, False])
+def test_bytes_that_leave_are_progress_though_no_write_ends(steady):
+    async def main():
+        link = Connection()
+        link.held = 1_000_000
+        writer = link.writer()
+        watcher = asyncio.ensure_future(writer.watch(10.0, 1.0))
+        began = time.monotonic()
+        write = asyncio.ensure_future(writer.write(b"x"))
+        while link.aborted_s is None and time.monotonic() - began < 3.0:
+            await asyncio.sleep(0.02)
+            link.held -= steady
+        link.room.set()
+        watcher.cancel()
+        await asyncio.gather(write, watcher, return_exceptions=True)
+        return link.aborted_s and link.aborted_s - began
+
+    cut_s = asyncio.run(main())
+    assert cut_s is None if steady else 1.0 <= cut_s < 2.5
+
+
+def test_no_comment_goes_to_a_client_that_has_not_taken_what_waits():
+    async def main(held):
+        link = Connection()
+        link.held = held
+        link.room.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(link.writer().watch(0.05, 0.4), 2.0)
+        return link
+
+    stuck = asyncio.run(main(5))
+    assert stuck.aborted_s is not None and not stuck.sent
+    quiet = asyncio.run(main(0))
+    assert quiet.aborted_s is None and PING in quiet.sent

@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -143,3 +144,42 @@ def test_pipelined_requests_are_answered_in_order(shared):
     answer = shared.raw(GOOD + b"\r\nGET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert answer.index(b'"ok"') < answer.index(b'"version"')
     assert answer.count(b"HTTP/1.1 200") == 2
+
+
+class Transport:
+    """Holds 7 bytes above a socket."""
+
+    def __init__(self, link):
+        self.link = link
+        self.closing = False
+
+    def is_closing(self):
+        return self.closing
+
+    def get_write_buffer_size(self):
+        return 7
+
+    def get_extra_info(self, name):
+        return {"socket": self.link}[name]
+
+
+def test_what_a_client_has_not_acknowledged_is_counted_down_to_the_kernel():
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as near:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        near.connect(listener.getsockname())
+        far, _ = listener.accept()
+        with far:
+            held = SimpleNamespace(transport=Transport(far))
+            assert protocol.BoundedProtocol.unsent_bytes(held) == 7
+            far.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    far.send(b"x" * 65536)
+            full = protocol.BoundedProtocol.unsent_bytes(held)
+            assert full > 7
+            near.recv(65536)
+            near.recv(65536)
+            time.sleep(0.3)
+            assert 7 < protocol.BoundedProtocol.unsent_bytes(held) < full
+            held.transport.closing = True
+            assert protocol.BoundedProtocol.unsent_bytes(held) == 0

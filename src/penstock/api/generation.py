@@ -28,6 +28,7 @@ _STREAM_HEADERS: Final = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_LOOKS: Final = 4
 
 
 class ClientGone(Exception):
@@ -140,56 +141,73 @@ async def _all(run: Run, one: Callable[[int], Coroutine[Any, Any, T]]) -> list[T
 
 
 class Writer:
-    """The client's end of a stream: headers with the first bytes, then frames, each write whole.
+    """The client's end of a stream: headers with the first bytes, then frames, one whole write at a time.
+
+    Writers of one connection take turns, so that what is buffered is bounded by the connection, not by its prompts.
 
     Args:
         send: of the connection.
         clock: seconds.
         abort: closes the connection at once, which ends every write that waits.
+        unsent: bytes that were written and that the client has not yet taken; 0 where nobody knows.
     """
 
-    def __init__(self, send: Send, clock: Callable[[], float], abort: Callable[[], None]) -> None:
+    def __init__(
+        self, send: Send, clock: Callable[[], float], abort: Callable[[], None], unsent: Callable[[], int]
+    ) -> None:
         self._send = send
         self._clock = clock
         self._abort = abort
+        self._unsent = unsent
+        self._turn = asyncio.Lock()
         self._writes = 0
-        self._since_s = clock()
+        self._moved_s = clock()
+        self._left = 0
         self.started = False
 
     async def write(self, data: bytes, more: bool = True) -> None:
         """Sends; waits while the client's buffers are full, as long as `watch` lets it."""
         if not self._writes:
-            self._since_s = self._clock()
+            self._moved_s = self._clock()
         self._writes += 1
         try:
-            if not self.started:
-                self.started = True
-                await self._send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-            await self._send({"type": "http.response.body", "body": data, "more_body": more})
-            self._since_s = self._clock()
+            async with self._turn:
+                if not self.started:
+                    self.started = True
+                    await self._send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+                await self._send({"type": "http.response.body", "body": data, "more_body": more})
+                self._moved_s = self._clock()
         finally:
             self._writes -= 1
 
     async def watch(self, ping_s: float, slow_reader_s: float) -> None:
-        """Sends a comment after `ping_s` of silence; cuts the client off when a write waits for `slow_reader_s`.
+        """Sends a comment after `ping_s` of silence; cuts a client off that takes no byte of what waits for that long.
 
-        Runs until cancelled or cut off. One timer a stream instead of one a write.
+        Runs until cancelled or cut off. One timer a stream instead of one a write; it looks four times within
+        `slow_reader_s`, so that a client is cut off at most a quarter later than that.
+
+        Args:
+            ping_s: of silence.
+            slow_reader_s: without one byte leaving.
         """
         while True:
-            limit_s = slow_reader_s if self._writes else ping_s
-            left_s = self._since_s + limit_s - self._clock()
+            waits = self._look()
+            left_s = self._moved_s + (slow_reader_s if waits else ping_s) - self._clock()
             if left_s > 0.0:
-                await asyncio.sleep(min(left_s, ping_s, slow_reader_s))
-            elif self._writes:
+                await asyncio.sleep(min(left_s, ping_s, slow_reader_s / _LOOKS))
+            elif waits:
                 self._abort()
                 return
             else:
-                try:
-                    async with asyncio.timeout(slow_reader_s):
-                        await self.write(PING)
-                except TimeoutError:
-                    self._abort()
-                    return
+                await self.write(PING)  # nothing waits, so neither does this
+
+    def _look(self) -> bool:
+        """Whether bytes wait for the client; notes when some of them left."""
+        left = self._unsent()
+        if left < self._left:
+            self._moved_s = self._clock()
+        self._left = left
+        return self._writes > 0 or left > 0
 
 
 async def stream(run: Run, chunks: Chunks, writer: Writer, receive: Receive) -> None:

@@ -7,6 +7,9 @@ bytes, for at most the head's limit in seconds; a refusal has the error contract
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import termios
+from array import array
 from typing import Any, Final
 
 from uvicorn.config import Config
@@ -66,7 +69,25 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self.scope["penstock.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+        self.scope["penstock.unsent"] = self.unsent_bytes  # type: ignore[typeddict-unknown-key]
         self._start_head_timer()
+
+    def unsent_bytes(self) -> int:
+        """Bytes of answers that the client's machine has not acknowledged: in this process and in the kernel.
+
+        A kernel gives room back in large pieces, so that this process's part alone may stand still for a long time
+        under a client that reads slowly and steadily.
+        """
+        if self.transport.is_closing():
+            return 0
+        held = self.transport.get_write_buffer_size()
+        link = self.transport.get_extra_info("socket")
+        queued = array("i", [0])
+        try:
+            fcntl.ioctl(link.fileno(), termios.TIOCOUTQ, queued)
+        except OSError:
+            return held
+        return held + queued[0]
 
     def on_url(self, url: bytes) -> None:
         """Bounds the request target."""

@@ -53,7 +53,8 @@ class Generate:
         run = Run(state, prepared, streams)
         created = state.sources.epoch_s()
         if prepared.stream:
-            writer = Writer(send, state.sources.clock.now, scope.get("penstock.abort", _nothing))
+            abort, unsent = scope.get("penstock.abort", _nothing), scope.get("penstock.unsent", _none)
+            writer = Writer(send, state.sources.clock.now, abort, unsent)
             await stream(run, Chunks(prepared, caller.id, created), writer, receive)
             return
         gathered = await guarded(run, receive, gather(run))
@@ -96,3 +97,8 @@ async def send_bytes(send: Send, data: bytes, media: bytes, status: int = 200) -
 
 def _nothing() -> None:
     """Where the server gave no way to abort a connection."""
+
+
+def _none() -> int:
+    """What waits in a connection whose server does not tell."""
+    return 0
