@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
-from penstock.api.answers import Gathered, Sample, answer_body, stop_reason, usage_object
+import penstock
+from penstock.api.answers import Gathered, Sample, answer_body, fingerprint, stop_reason, usage_object
 from penstock.api.prepare import Prepared
 from penstock.core import Event, Finish, FinishReason, Request, SamplingParams, Timing, Usage
 
@@ -67,3 +69,9 @@ def test_a_chat_answer_has_the_published_fields(served):
     assert answer["object"] == "chat.completion"
     assert answer["choices"][0]["message"] == {"role": "assistant", "content": "hi", "refusal": None}
     assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def test_the_fingerprint_tells_what_else_decides_the_tokens(served):
+    details = {"tier": "avx2", "kv_type": "f16", "threads": "4"}
+    assert fingerprint(replace(served, details=details)) == f"penstock-{penstock.__version__}-avx2-f16"
+    assert fingerprint(served) == f"penstock-{penstock.__version__}"

@@ -18,7 +18,7 @@ def refused(kind, **given):
 
 
 @pytest.mark.parametrize("value", [True, "5", 1.5, [], {}])
-@pytest.mark.parametrize("name", ["max_tokens", "n", "seed", "top_k", "logprobs", "priority"])
+@pytest.mark.parametrize("name", ["max_tokens", "n", "seed", "top_k", "logprobs"])
 def test_integers_are_integers(name, value):
     assert refused(CompletionBody, **{name: value}).param == name
 

@@ -190,7 +190,7 @@ def test_every_sampling_field_arrives(server):
         "temperature": 0.5, "top_p": 0.9, "top_k": -1, "min_p": 0.1, "typical_p": 0.8, "repetition_penalty": 1.1,
         "presence_penalty": 0.2, "frequency_penalty": -0.3, "logit_bias": {"65": 5, "66": -100}, "seed": -7,
         "min_tokens": 1, "stop": ["x", "yy"], "stop_token_ids": [9], "ignore_eos": True,
-        "include_stop_str_in_output": True, "n": 2, "logprobs": 3, "skip_special_tokens": False, "priority": -4,
+        "include_stop_str_in_output": True, "n": 2, "logprobs": 3, "skip_special_tokens": False, "priority": 0,
         "cache_salt": "s", "add_special_tokens": False,
     }  # fmt: skip
     assert server.complete(**given).status_code == 200
@@ -203,7 +203,7 @@ def test_every_sampling_field_arrives(server):
     assert (sampling.seed, sampling.min_tokens, sampling.stop, sampling.stop_token_ids) == (-7, 1, ("x", "yy"), (9,))
     assert (sampling.include_stop, sampling.ignore_eos, sampling.n, sampling.logprobs) == (True, True, 2, 3)
     assert sampling.skip_special_tokens is False
-    assert (request.priority, request.cache_salt, request.eos_token_ids) == (-4, "s", ())
+    assert (request.priority, request.cache_salt, request.eos_token_ids) == (0, "s", ())
     assert request.prompt_tokens == (97, 98, 99)
 
 
@@ -242,3 +242,25 @@ def test_chat_template_options(server):
 
 def test_aliases_answer_under_the_main_name(server):
     assert server.complete(model="gpt-toy").json()["model"] == "toy"
+
+
+@pytest.mark.parametrize("priority", [-1, 1, True, "0", -(2**40)])
+def test_nobody_asks_to_go_first(server, priority):
+    before = len(server.engine.requests)
+    answer = server.complete(priority=priority)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "priority"
+    assert answer.json()["error"]["code"] == "unsupported_parameter"
+    assert len(server.engine.requests) == before
+    assert server.complete(priority=None).status_code == 200
+
+
+def test_a_timeout_shorter_than_reading_the_request_says_so(server):
+    before = len(server.engine.requests)
+    answer = server.complete(timeout_s=1e-9)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (504, "deadline_exceeded", "timeout_s")
+    assert error["message"].startswith("timeout_s was over before the request could start: reading it took ")
+    assert "took 0 s" not in error["message"] and "0.000 s" not in error["message"]
+    assert len(server.engine.requests) == before
+    assert server.complete(timeout_s=60).status_code == 200

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import penstock
 from penstock.api.logprobs import chat_logprobs, legacy_logprobs, prompt_logprobs
 from penstock.api.prepare import Prepared
+from penstock.api.settings import ServedModel
 from penstock.core import Event, Finish, Request, TokenLogprobs, Usage
-
-FINGERPRINT = "penstock"
 
 
 @dataclass(slots=True)
@@ -74,6 +74,12 @@ def stop_reason(finish: Finish, request: Request) -> str | int | None:
     return None
 
 
+def fingerprint(model: ServedModel) -> str:
+    """What besides model, seed and parameters decides the tokens: version, compute tier and KV type, as known."""
+    known = [model.details[name] for name in ("tier", "kv_type") if name in model.details]
+    return "-".join(["penstock", penstock.__version__, *known])
+
+
 def answer_head(prepared: Prepared, id: str, created: int, kind: str) -> dict[str, Any]:
     """The fields that whole answers and chunks share."""
     return {
@@ -81,7 +87,7 @@ def answer_head(prepared: Prepared, id: str, created: int, kind: str) -> dict[st
         "object": kind,
         "created": created,
         "model": prepared.model.name,
-        "system_fingerprint": FINGERPRINT,
+        "system_fingerprint": fingerprint(prepared.model),
         "seed": prepared.seed,
     }
 

@@ -86,7 +86,6 @@ class SamplingFields(Strict):
     add_special_tokens: bool | None = Field(
         None, description="Put the model's own beginning before it; true by default."
     )
-    priority: int | None = Field(None, description="Lower runs first.")
     timeout_s: float | None = Field(
         None, description="Seconds from arrival after which the request ends with an error; none by default."
     )

@@ -281,8 +281,6 @@ def _requests(
     seed = caller.seed if sampling.seed is None else sampling.seed
     salt = _salt(asked, caller)
     deadline_s = _deadline(asked, caller)
-    if asked.priority is not None and not -(2**31) <= asked.priority < 2**31:
-        raise InvalidRequest("priority is not a 32-bit integer.", param="priority")
     if isinstance(asked, CompletionBody) and sampling.max_tokens is None:
         longest = max(len(prompt) for prompt in prompts)
         left = max(1, model.max_model_tokens - longest)
@@ -300,7 +298,6 @@ def _requests(
                 eos_token_ids=() if sampling.ignore_eos else model.eos_token_ids,
                 arrival_s=caller.arrival_s,
                 deadline_s=deadline_s,
-                priority=asked.priority or 0,
                 tenant=caller.tenant,
                 cache_salt=salt,
             )

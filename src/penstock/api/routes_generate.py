@@ -18,7 +18,7 @@ from penstock.api.generation import Run, Writer, gather, guarded, stream
 from penstock.api.prepare import Caller, Prepared, prepare_chat, prepare_completion
 from penstock.api.state import ApiState
 from penstock.api.workers import LARGE_BYTES
-from penstock.core import Stream
+from penstock.core import DeadlineExceeded, Stream
 
 
 class Generate:
@@ -49,7 +49,9 @@ class Generate:
         )
         with state.preparing():
             async with read_body(state, HttpRequest(scope, receive)) as body:
-                prepared, streams = await state.workers.run(lambda: self._submit(body, caller), len(body))
+                prepared, streams = await state.workers.run(
+                    lambda: self._submit(body, caller, state.sources.clock.now), len(body)
+                )
         run = Run(state, prepared, streams)
         created = state.sources.epoch_s()
         if prepared.stream:
@@ -64,9 +66,10 @@ class Generate:
             answer = await state.workers.run(lambda: answer_body(prepared, gathered, caller.id, created), LARGE_BYTES)
         await send_bytes(send, answer, b"application/json")
 
-    def _submit(self, body: bytes, caller: Caller) -> tuple[Prepared, list[Stream]]:
+    def _submit(self, body: bytes, caller: Caller, now: Callable[[], float]) -> tuple[Prepared, list[Stream]]:
         """In a worker thread: everything from the bytes to the engine's queue, all prompts or none."""
         prepared = self._prepare(body, caller)
+        _check_time_left(prepared, now())
         streams: list[Stream] = []
         try:
             for request in prepared.requests:
@@ -86,6 +89,16 @@ def completions() -> Generate:
 def chat_completions() -> Generate:
     """The endpoint of POST /v1/chat/completions."""
     return Generate(prepare_chat, "chatcmpl")
+
+
+def _check_time_left(prepared: Prepared, now_s: float) -> None:
+    first = prepared.requests[0]
+    if first.deadline_s is not None and first.deadline_s <= now_s:
+        raise DeadlineExceeded(
+            f"timeout_s was over before the request could start: reading it took {now_s - first.arrival_s:.2g} s.",
+            param="timeout_s",
+            hint="give it more time.",
+        )
 
 
 async def send_bytes(send: Send, data: bytes, media: bytes, status: int = 200) -> None:

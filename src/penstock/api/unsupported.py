@@ -46,6 +46,7 @@ REFUSED: Final[dict[str, tuple[Any, ...]]] = {
     "logprob_token_ids": (),
     "mm_processor_kwargs": (),
     "modalities": (["text"],),
+    "priority": (0,),  # the engine serves lower ones strictly first: any client could starve all others
     "reasoning_effort": (),
     "repetition_detection": (),
     "response_format": ({"type": "text"},),
