@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,6 +21,8 @@ import pytest
 from tests.cli.terminal import Terminal, is_one_error, penstock
 from tests.live_server import ROOT, LiveServer
 from tests.model.llama2c import convert
+
+from penstock.cli.serve import curl_line
 
 TINY = ROOT.parent / "shared/data/tiny_model"
 
@@ -193,3 +196,13 @@ def test_ctrl_c_at_a_terminal_ends_the_server_with_zero() -> None:
         terminal.wait_for("curl -N")
         terminal.type("\x03")
         assert terminal.leave() == 0
+
+
+@pytest.mark.parametrize("name", ["toy", 'it\'s "mine"', "a$(b)`c`\\ d", "名"])
+@pytest.mark.parametrize("keyed", [True, False])
+def test_the_line_to_paste_is_one_command_whatever_the_name(name: str, keyed: bool) -> None:
+    words = shlex.split(curl_line("http://127.0.0.1:8000", name, keyed))
+    assert words[:3] == ["curl", "-N", "http://127.0.0.1:8000/v1/completions"]
+    assert words[-2] == "-d" and json.loads(words[-1])["model"] == name
+    assert ("Authorization: Bearer YOUR_KEY" in words) is keyed
+    assert len(words) == (9 if keyed else 7)

@@ -6,6 +6,8 @@ it can answer.
 
 from __future__ import annotations
 
+import json
+import shlex
 import socket
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -165,5 +167,7 @@ def served(loaded: LoadedModel, names: list[str]) -> ServedModel:
 def curl_line(bound: str, name: str, keyed: bool) -> str:
     """A command to paste that streams one answer."""
     key = " -H 'Authorization: Bearer YOUR_KEY'" if keyed else ""
-    body = f'{{"model":"{name}","prompt":"The old house stood","max_tokens":48,"stream":true}}'
-    return f"  curl -N {bound}/v1/completions{key} -H 'Content-Type: application/json' -d '{body}'"
+    body = json.dumps(
+        {"model": name, "prompt": "The old house stood", "max_tokens": 48, "stream": True}, separators=(",", ":")
+    )
+    return f"  curl -N {bound}/v1/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
