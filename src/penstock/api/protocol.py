@@ -20,6 +20,9 @@ from penstock.api.failure import error_body, error_headers
 from penstock.core import HeadersTooLarge, InvalidRequest, Overloaded, PenstockError, limits
 
 _MAX_TARGET_BYTES: Final = 16 * 1024
+# How long a refused connection's remaining bytes are read and thrown away: closing with bytes unread resets the
+# connection, and the client's system may then drop the refusal before the client reads it.
+_LINGER_S: Final = 1.0
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -39,6 +42,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._refusal: PenstockError | None = None
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes the connection, or refuses it when there are too many."""
@@ -55,12 +59,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Counts a head's bytes before they are parsed."""
-        if self.parser is None or self.transport.is_closing():
+        if self.parser is None or self._refused or self.transport.is_closing():
             return
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > limits.MAX_HEADER_BYTES and not self.transport.is_closing():
+        if self._in_head and self._head_bytes > limits.MAX_HEADER_BYTES and not self._refused:
             self._refuse(_too_large())
 
     def on_message_begin(self) -> None:
@@ -119,6 +123,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: PenstockError) -> None:
         self._stop_head_timer()
+        if self._refused:
+            return
+        self._refused = True
         if self.cycle is None or self.cycle.response_complete:
             body = error_body(error)
             lines = [STATUS_LINE[error.status]]
@@ -127,7 +134,11 @@ class BoundedProtocol(HttpToolsProtocol):
                     lines.append(name + b": " + value + b"\r\n")
             lines.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body))
             self.transport.write(b"".join(lines) + body)
-        self.transport.close()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self.loop.call_later(_LINGER_S, self.transport.close)
+        else:
+            self.transport.close()
 
     def _start_head_timer(self) -> None:
         if self._head_timer is None:
