@@ -1,8 +1,10 @@
 """ITL of 8 streams and latency of /health/live while heavy requests arrive: whether HTTP ever blocks the engine.
 
 Eight streams run and hold every slot. First they run in peace; then ten prompts of 100,000 tokens and bodies of 1 MB
-arrive at once and queue behind them. Printed: p50 and p99 of the gaps between streamed tokens in both phases, their
-ratio, and the slowest /health/live answer. The machine should be idle otherwise.
+arrive at once and queue behind them; then these are taken back and the streams run in peace again. A stream's tokens
+cost more the longer it is, so the storm is set against the peace before and after it together. Printed: p50 and p99 of
+the gaps between streamed tokens, their ratio, and the slowest /health/live answer during the storm. The machine
+should be idle otherwise.
 
     python benchmarks/storm.py --json benchmarks/records/storm.json
 """
@@ -33,6 +35,7 @@ STREAMS = 8
 LONG_PROMPTS = 10
 LONG_TOKENS = 100_000
 CONTEXT = 131_072
+JSON = {"Content-Type": "application/json"}
 
 
 def long_context(source: Path, folder: Path) -> Path:
@@ -68,28 +71,29 @@ async def stream(client: httpx.AsyncClient, name: str, stamps: list[float], stop
                 return
 
 
-async def heavy(client: httpx.AsyncClient, name: str, index: int) -> int:
-    """One prompt of LONG_TOKENS tokens, as text, or a body of 1 MB; returns the status (499: cut off by us)."""
+def heavy_bodies(name: str) -> list[bytes]:
+    """LONG_PROMPTS prompts of LONG_TOKENS tokens and as many bodies of 1 MB, encoded beforehand."""
     words = ["river", "stone", "lamp", "winter", "harbour"]
-    if index < LONG_PROMPTS:
-        prompt = f"{index} " + " ".join(words[i % 5] for i in range(LONG_TOKENS - 10))
-        body = {"model": name, "prompt": prompt, "max_tokens": 4}
-    else:
-        body = {"model": name, "prompt": "x", "max_tokens": 4, "metadata": {"filler": "y" * 1_000_000}}
-    try:
-        return (await client.post("/v1/completions", json=body, timeout=30)).status_code
-    except httpx.TimeoutException:
-        return 499
+    text = " ".join(words[i % 5] for i in range(LONG_TOKENS - 10))
+    prompts = [{"model": name, "prompt": f"{i} {text}", "max_tokens": 4} for i in range(LONG_PROMPTS)]
+    filler = {"filler": "y" * 1_000_000}
+    large = [{"model": name, "prompt": "x", "max_tokens": 4, "metadata": filler}] * LONG_PROMPTS
+    return [json.dumps(body).encode() for body in (*prompts, *large)]
+
+
+async def heavy(client: httpx.AsyncClient, body: bytes) -> int:
+    """Sends one of them; returns the status."""
+    return (await client.post("/v1/completions", content=body, headers=JSON)).status_code
 
 
 def probe(url: str, stop: Event, out: Connection) -> None:
-    """Asks /health/live every 10 ms from a process of its own and sends the answers' times."""
+    """Asks /health/live every 10 ms from a process of its own; sends (when, seconds) of every answer."""
     times = []
     with httpx.Client(base_url=url, timeout=30) as client:
         while not stop.is_set():
             began = time.perf_counter()
             client.get("/health/live")
-            times.append(time.perf_counter() - began)
+            times.append((began, time.perf_counter() - began))
             time.sleep(0.01)
     out.send(times)
 
@@ -123,21 +127,30 @@ async def run(url: str, seconds: float) -> dict[str, object]:
         running = [asyncio.create_task(stream(client, name, s, stop)) for s in stamps]
         while any(len(s) < 5 for s in stamps):
             await asyncio.sleep(0.1)
+        bodies = heavy_bodies(name)
+        prober, ended, times = start_probe(url)
+        await asyncio.sleep(3.0)
         calm = time.perf_counter()
         await asyncio.sleep(seconds)
         storm = time.perf_counter()
-        prober, ended, times = start_probe(url)
-        heavies = [asyncio.create_task(heavy(client, name, i)) for i in range(2 * LONG_PROMPTS)]
+        heavies = [asyncio.create_task(heavy(client, body)) for body in bodies]
         await asyncio.sleep(seconds)
         end = time.perf_counter()
+        for task in heavies:
+            task.cancel()
+        await asyncio.sleep(3.0)
+        after = time.perf_counter()
+        await asyncio.sleep(seconds)
+        last = time.perf_counter()
         stop.set()
-        for task in (*running, *heavies):
+        for task in running:
             task.cancel()
         ended.set()
-        slowest = await asyncio.to_thread(times.recv)
+        probes = await asyncio.to_thread(times.recv)
+        slowest = [seconds for when, seconds in probes if when >= storm]
         prober.join()
         statuses = await asyncio.gather(*heavies, return_exceptions=True)
-        quiet, loud = gaps(stamps, calm, storm), gaps(stamps, storm, end)
+        quiet, loud = sorted(gaps(stamps, calm, storm) + gaps(stamps, after, last)), gaps(stamps, storm, end)
         return {
             "calm_itl_ms": {"p50": at(quiet, 0.5) * 1e3, "p99": at(quiet, 0.99) * 1e3, "gaps": len(quiet)},
             "storm_itl_ms": {"p50": at(loud, 0.5) * 1e3, "p99": at(loud, 0.99) * 1e3, "gaps": len(loud)},
