@@ -1,10 +1,10 @@
 """ITL of 8 streams and latency of /health/live while heavy requests arrive: whether HTTP ever blocks the engine.
 
-Eight streams run and hold every slot. First they run in peace; then ten prompts of 100,000 tokens and bodies of 1 MB
-arrive at once and queue behind them; then these are taken back and the streams run in peace again. A stream's tokens
-cost more the longer it is, so the storm is set against the peace before and after it together. Printed: p50 and p99 of
-the gaps between streamed tokens, their ratio, and the slowest /health/live answer during the storm. The machine
-should be idle otherwise.
+Eight streams run and hold every slot. By turns they run in peace, and ten prompts of 100,000 tokens and bodies of 1 MB
+arrive at once, queue behind them and are taken back. A stream's tokens cost more the longer it is, so each storm is set
+against the peace before and after it together. Printed: p50 and p99 of the gaps between streamed tokens, the ratio of
+the p99s in each round and their median, and the slowest /health/live answer during a storm. The machine should be idle
+otherwise.
 
     python benchmarks/storm.py --json benchmarks/records/storm.json
 """
@@ -18,6 +18,7 @@ import json
 import multiprocessing
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -118,8 +119,30 @@ def at(values: list[float], share: float) -> float:
     return values[min(len(values) - 1, int(share * len(values)))]
 
 
-async def run(url: str, seconds: float) -> dict[str, object]:
-    """Both phases on one server."""
+async def storm(client: httpx.AsyncClient, bodies: list[bytes], seconds: float) -> tuple[float, float]:
+    """The heavy requests arrive together and are taken back after `seconds`; returns when it began and ended."""
+    begin = time.perf_counter()
+    heavies = [asyncio.create_task(heavy(client, body)) for body in bodies]
+    await asyncio.sleep(seconds)
+    end = time.perf_counter()
+    for task in heavies:
+        task.cancel()
+    for answer in await asyncio.gather(*heavies, return_exceptions=True):
+        if not isinstance(answer, asyncio.CancelledError | httpx.HTTPError):
+            raise SystemExit(f"a heavy request was answered ({answer}) instead of queued: there was no storm")
+    return begin, end
+
+
+async def peace(seconds: float) -> tuple[float, float]:
+    """Nothing but the streams, once what went before has settled; returns when it began and ended."""
+    await asyncio.sleep(3.0)
+    begin = time.perf_counter()
+    await asyncio.sleep(seconds)
+    return begin, time.perf_counter()
+
+
+async def run(url: str, seconds: float, rounds: int) -> dict[str, object]:
+    """Peace and storm by turns on one server, each storm between two times of peace."""
     limits = httpx.Limits(max_connections=200)
     async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client:
         name = (await client.get("/v1/models")).json()["data"][0]["id"]
@@ -129,39 +152,37 @@ async def run(url: str, seconds: float) -> dict[str, object]:
             await asyncio.sleep(0.1)
         bodies = heavy_bodies(name)
         prober, ended, times = start_probe(url)
-        await asyncio.sleep(3.0)
-        calm = time.perf_counter()
-        await asyncio.sleep(seconds)
-        storm = time.perf_counter()
-        heavies = [asyncio.create_task(heavy(client, body)) for body in bodies]
-        await asyncio.sleep(seconds)
-        end = time.perf_counter()
-        for task in heavies:
-            task.cancel()
-        await asyncio.sleep(3.0)
-        after = time.perf_counter()
-        await asyncio.sleep(seconds)
-        last = time.perf_counter()
+        calms, storms = [await peace(seconds)], []
+        for _ in range(rounds):
+            storms.append(await storm(client, bodies, seconds))
+            calms.append(await peace(seconds))
         stop.set()
         for task in running:
             task.cancel()
         ended.set()
         probes = await asyncio.to_thread(times.recv)
-        slowest = [seconds for when, seconds in probes if when >= storm]
         prober.join()
-        statuses = await asyncio.gather(*heavies, return_exceptions=True)
-        quiet, loud = sorted(gaps(stamps, calm, storm) + gaps(stamps, after, last)), gaps(stamps, storm, end)
-        return {
-            "calm_itl_ms": {"p50": at(quiet, 0.5) * 1e3, "p99": at(quiet, 0.99) * 1e3, "gaps": len(quiet)},
-            "storm_itl_ms": {"p50": at(loud, 0.5) * 1e3, "p99": at(loud, 0.99) * 1e3, "gaps": len(loud)},
-            "p99_ratio": at(loud, 0.99) / at(quiet, 0.99),
-            "health_live_ms": {
-                "p50": at(sorted(slowest), 0.5) * 1e3,
-                "max": max(slowest) * 1e3,
-                "probes": len(slowest),
-            },
-            "statuses": [s if isinstance(s, int) else type(s).__name__ for s in statuses],
-        }
+    return figures(stamps, calms, storms, probes)
+
+
+def figures(
+    stamps: list[list[float]],
+    calms: list[tuple[float, float]],
+    storms: list[tuple[float, float]],
+    probes: list[tuple[float, float]],
+) -> dict[str, object]:
+    """Each storm beside the peace before and after it, and the median of their ratios."""
+    quiet = [sorted(gaps(stamps, *calms[i]) + gaps(stamps, *calms[i + 1])) for i in range(len(storms))]
+    loud = [gaps(stamps, *each) for each in storms]
+    ratios = [at(loud[i], 0.99) / at(quiet[i], 0.99) for i in range(len(storms))]
+    answers = sorted(took for when, took in probes if any(begin <= when <= end for begin, end in storms))
+    return {
+        "calm_itl_ms": [{"p50": at(g, 0.5) * 1e3, "p99": at(g, 0.99) * 1e3, "gaps": len(g)} for g in quiet],
+        "storm_itl_ms": [{"p50": at(g, 0.5) * 1e3, "p99": at(g, 0.99) * 1e3, "gaps": len(g)} for g in loud],
+        "p99_ratios": ratios,
+        "p99_ratio_median": statistics.median(ratios),
+        "health_live_ms": {"p50": at(answers, 0.5) * 1e3, "max": answers[-1] * 1e3, "probes": len(answers)},
+    }
 
 
 def main() -> None:
@@ -169,17 +190,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", default="bf16")
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server, url = start(long_context(checkpoint(arguments.kind), Path(folder)))
         try:
-            result = asyncio.run(run(url, arguments.seconds))
+            result = asyncio.run(run(url, arguments.seconds, arguments.rounds))
         finally:
             server.terminate()
             server.wait(60)
     print(json.dumps(result, indent=1))
-    write_record(arguments.json, result, kind=arguments.kind, seconds=arguments.seconds, streams=STREAMS)
+    choices = {"kind": arguments.kind, "seconds": arguments.seconds, "rounds": arguments.rounds, "streams": STREAMS}
+    write_record(arguments.json, result, **choices)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ int64_t process_id() {
 
 constexpr int kMaxSpins = 20'000;
 constexpr int kMinSpins = 64;
-constexpr int kYieldEvery = 64;
 
 struct alignas(64) Share {
   std::atomic<int64_t> next{0};
@@ -70,7 +69,9 @@ struct Pool::State {
     for (int i = 0; i < threads; ++i) drain(shares[static_cast<size_t>((thread + i) % threads)], thread);
   }
 
-  // Waits until the generation is no longer `seen`; spins as long as that has paid off lately.
+  // Waits until the generation is no longer `seen`; spins as long as that has paid off lately, then parks. It never yields: the
+  // scheduler takes a yield for a whole slice given away, so that a thread of low priority beside this one would get half of its
+  // core, while a parked thread that is woken passes such a thread at once.
   void await(uint32_t seen, int& spins) {
     for (int i = 0; i < spins; ++i) {
       if (generation.load(std::memory_order_acquire) != seen) {
@@ -78,7 +79,6 @@ struct Pool::State {
         return;
       }
       relax();
-      if (i % kYieldEvery == kYieldEvery - 1) std::this_thread::yield();
     }
     spins = spins / 2 > kMinSpins ? spins / 2 : kMinSpins;
     parked.fetch_add(1);
@@ -94,7 +94,7 @@ struct Pool::State {
       seen = generation.load();
       active.fetch_add(1);
       if (open.load() != 0) work(thread);
-      active.fetch_sub(1);
+      if (active.fetch_sub(1) == 1) active.notify_one();
     }
   }
 
@@ -118,10 +118,11 @@ struct Pool::State {
   // No thread can join any more; waits for those that have.
   void close() {
     open.store(0);
-    for (int i = 1; active.load() != 0; ++i) {
+    for (int i = 0; i < kMaxSpins; ++i) {
+      if (active.load() == 0) return;
       relax();
-      if (i % kYieldEvery == 0) std::this_thread::yield();
     }
+    for (int left = active.load(); left != 0; left = active.load()) active.wait(left);
   }
 };
 

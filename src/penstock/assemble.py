@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -157,8 +158,6 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, p
         ConfigError: a choice cannot be met.
     """
     checkpoint = open_checkpoint(find_model(options.model, options.revision))
-    tokenizer = read_tokenizer(checkpoint)
-    tokenizer.start_encoders()
     context = _context(options, checkpoint)
     if context > checkpoint.spec.max_tokens:
         raise ConfigError(
@@ -166,8 +165,12 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, p
             param="max_model_tokens",
             hint=f"lower it to {checkpoint.spec.max_tokens} or leave it out.",
         )
-    backend = CpuBackend(checkpoint.spec, checkpoint.weights, _cpu_options(options, context), pool)
+    with ThreadPoolExecutor(1, "penstock-tokenizer") as beside:  # weights are repacked without the interpreter's lock
+        reading = beside.submit(read_tokenizer, checkpoint)
+        backend = CpuBackend(checkpoint.spec, checkpoint.weights, _cpu_options(options, context), pool)
     try:
+        tokenizer = reading.result()
+        tokenizer.start_encoders()
         return _start(options, checkpoint, tokenizer, backend, say)
     except BaseException:
         backend.close()

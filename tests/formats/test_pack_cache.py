@@ -78,12 +78,14 @@ def test_items_are_made_one_at_a_time(cache):
 
 def test_files_belong_to_the_user_alone(cache, tmp_path):
     cache.store("key", [("a", matrix())])
+    cache.wait()
     assert stat.S_IMODE(only_file(tmp_path).stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "packed").stat().st_mode) == 0o700
 
 
 def test_file_that_others_can_write_is_not_trusted(cache, tmp_path, said):
     cache.store("key", [("a", matrix())])
+    cache.wait()
     only_file(tmp_path).chmod(0o666)
     assert cache.load("key") is None
     assert "written by others" in str(said[0])
@@ -132,11 +134,13 @@ def test_least_recently_used_goes_first(tmp_path, said):
     cache = PackCache(tmp_path / "packed", int(2.5 * size), said.append)
     for age, key in enumerate(["first", "second"]):
         cache.store(key, [("a", matrix())])
+        cache.wait()
         for path in (tmp_path / "packed").iterdir():
             if path.stat().st_mtime > 1e8:
                 os.utime(path, (1000 + age, 1000 + age))
     assert cache.load("first") is not None  # now the youngest
     cache.store("third", [("a", matrix())])
+    cache.wait()
     assert cache.load("first") is not None
     assert cache.load("second") is None
     assert cache.load("third") is not None
@@ -159,6 +163,7 @@ def rebuilt(blob, index, version=LAYOUT_VERSION):
 @pytest.fixture
 def stored(cache, tmp_path):
     cache.store("key", [("a", matrix())])
+    cache.wait()
     path = only_file(tmp_path)
     return path, path.read_bytes()
 
@@ -246,6 +251,7 @@ def test_damaged_file_is_ignored_and_rewritten(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("cache")
     cache = PackCache(folder / "packed", 64 * MIB, said.append)
     cache.store("key", [("a", matrix())])
+    cache.wait()
     path = only_file(folder)
     blob = bytearray(path.read_bytes())
     tail = 64 + len(json.dumps(parts(bytes(blob))[1], separators=(",", ":")))
@@ -264,3 +270,28 @@ def test_default_folder_and_size(tmp_path):
     assert cache_folder({"XDG_CACHE_HOME": "relative"}, tmp_path) == tmp_path / ".cache/penstock/packed"
     assert cache_folder({}, tmp_path) == tmp_path / ".cache/penstock/packed"
     assert 0 <= cache_bytes(tmp_path / "not" / "there") <= 20 * 1024**3
+
+
+def test_what_a_killed_process_left_aside_goes_after_a_day(cache, tmp_path):
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    old, new = folder / "old.part", folder / "new.part"
+    for path in (old, new):
+        path.write_bytes(b"half a model")
+    os.utime(old, (1000, 1000))
+    cache.store("key", [("a", matrix())])
+    cache.wait()
+    assert sorted(path.suffix for path in folder.iterdir()) == [".packed", ".part"]
+    assert new.exists()
+
+
+def test_disk_that_fails_late_costs_the_file_and_not_the_model(cache, tmp_path, said, monkeypatch):
+    def fail(handle):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    stored = cache.store("key", [("a", matrix())])
+    cache.wait()
+    assert same(stored["a"], matrix())
+    assert list((tmp_path / "packed").iterdir()) == []
+    assert "the disk is gone" in str(said[0])

@@ -16,6 +16,7 @@ import os
 import shutil
 import struct
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -33,6 +34,8 @@ _ARRAYS = ("codes", "scales", "subscales", "mins")
 _NUMBERS = ("layout", "n", "k", "bits", "group", "super", "zero")
 _MAX_DIM = 2**31 - 1
 _SUFFIX = ".packed"
+_ASIDE = ".part"
+_STALE_NS = 24 * 3600 * 10**9
 
 DEFAULT_MAX_BYTES = 20 * 1024**3
 
@@ -55,9 +58,11 @@ class PackCache:
         self._folder = folder
         self._max_bytes = max_bytes
         self._report = report
+        self._landing: threading.Thread | None = None
 
     def load(self, key: str) -> dict[str, PackedMatrix] | None:
         """The matrices stored under `key` as views of a map, or None where there are none to be trusted."""
+        self.wait()
         path = self._path(key)
         try:
             if not path.exists():
@@ -72,33 +77,59 @@ class PackCache:
     def store(self, key: str, items: Iterable[tuple[str, PackedMatrix]]) -> dict[str, PackedMatrix] | None:
         """Writes the matrices in turn and returns them as views of the file; None when it cannot be written.
 
+        The file gets its name in a thread, once the disk has it, so that nobody waits for the disk; `wait` waits.
         `items` may make each matrix only when asked for it; when None is returned it may be partly consumed.
         """
         path = self._path(key)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=path.stem[:16], suffix=".part", dir=self._folder)
+            handle, name = tempfile.mkstemp(prefix=path.stem[:16], suffix=_ASIDE, dir=self._folder)
             try:
                 with os.fdopen(handle, "wb") as file:
                     _write(file, key, items, self._max_bytes)
-                os.replace(name, path)
+                found = _read(Path(name), key)
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.unlink(name)
                 raise
-            _sync_folder(self._folder)
-            self._evict(keep=path)
-            return _read(path, key)
         except (OSError, ValueError) as error:
             self._report(CacheProblem(str(path), f"not written: {error}"))
             return None
+        self.wait()
+        self._landing = threading.Thread(target=self._land, args=(Path(name), path), name="penstock-pack-cache")
+        self._landing.start()
+        return found
+
+    def wait(self) -> None:
+        """Returns once what was stored last is on disk under its name, or was given up."""
+        if self._landing is not None:
+            self._landing.join()
+
+    def _land(self, aside: Path, path: Path) -> None:
+        """Syncs what was written aside, gives it its name, makes room."""
+        try:
+            _sync(aside)
+            os.replace(aside, path)
+            _sync(self._folder)
+            self._evict(keep=path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+            self._report(CacheProblem(str(path), f"not written: {error}"))
 
     def _path(self, key: str) -> Path:
         return self._folder / (hashlib.sha256(f"{LAYOUT_VERSION}:{key}".encode()).hexdigest() + _SUFFIX)
 
     def _evict(self, keep: Path) -> None:
-        """Removes the files used longest ago until the rest fits; files mapped elsewhere live on until unmapped."""
+        """Removes the files used longest ago until the rest fits; files mapped elsewhere live on until unmapped.
+
+        What a killed process left aside goes after a day.
+        """
         files = []
+        for path in self._folder.glob("*" + _ASIDE):
+            with contextlib.suppress(OSError):
+                if keep.stat().st_mtime_ns - path.stat().st_mtime_ns > _STALE_NS:
+                    path.unlink()
         for path in self._folder.glob("*" + _SUFFIX):
             with contextlib.suppress(OSError):
                 stat = path.stat()
@@ -148,8 +179,6 @@ def _write(file: BinaryIO, key: str, items: Iterable[tuple[str, PackedMatrix]], 
     _pad(file)
     file.write(text)
     file.write(_TAIL.pack(_MAGIC, LAYOUT_VERSION, len(text), hashlib.sha256(text).digest()))
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _pad(file: BinaryIO) -> int:
@@ -159,8 +188,8 @@ def _pad(file: BinaryIO) -> int:
     return position + (-position % _ALIGN)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

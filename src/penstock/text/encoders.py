@@ -1,10 +1,10 @@
-"""Where texts become ids: short ones on the caller's thread, long ones on threads that step back behind the model's.
+"""Where texts become ids: short ones on the caller's thread, long ones on threads that take only what the model leaves.
 
 Knows nothing about vocabularies. Invariant: the interpreter is free while a text is being cut, and the ids do not
 depend on which thread did it.
 
 The library spreads a batch over worker threads of its own, which it makes at the first batch of two; threads inherit
-the priority of whoever makes them.
+the policy of whoever makes them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from tokenizers import Tokenizer as HfTokenizer
 
 # A text of this length is some 8,000 tokens: ten milliseconds of work.
 LONG_CHARS: Final = 32_768
-# A tenth of what a thread at the usual priority gets beside it: a prompt of 100,000 tokens is still cut within seconds
-# on a machine whose cores all compute, and streams that run are not felt to slow down.
-NICE_STEP: Final = 10
 
 
 def start_encoders(hf: HfTokenizer) -> None:
-    """Makes the library's worker threads, at a low priority where the system has priorities of single threads."""
+    """Makes the library's worker threads, which then run where the cores have nothing else to do.
+
+    Nice levels are not enough: a thread that computes the model waits for its mates every fraction of a millisecond;
+    one that wakes up passes a thread of a lower nice level only after that one's slice of three milliseconds, an idle
+    thread at once. Only Linux has policies of single threads.
+    """
     starter = threading.Thread(target=_start, args=(hf,), name="penstock-encoders")
     starter.start()
     starter.join()
@@ -32,8 +34,7 @@ def start_encoders(hf: HfTokenizer) -> None:
 
 def _start(hf: HfTokenizer) -> None:
     if sys.platform == "linux":
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICE_STEP)
+        os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
     hf.encode_batch_fast(["", ""], add_special_tokens=False)
 
 
