@@ -8,7 +8,7 @@ from tests.backend.reference import make_spec, random_weights, raw_bytes, refere
 from penstock.backend.cpu import compute_tiers
 from penstock.core import ModelFileError
 from penstock.formats import Storage
-from penstock.model import Activation, Layer, Mlp, Rope, RopeKind
+from penstock.model import Activation, Layer, Mlp, QkNorm, Rope, RopeKind
 
 TIERS = compute_tiers()
 TOLERANCE = 2e-5  # of the greatest reference logit; f32 rounding over these small models is some 1e-6
@@ -18,7 +18,7 @@ VARIANTS = {
     "no grouping": {"num_kv_heads": 4},
     "one kv head": {"num_heads": 6, "num_kv_heads": 1},
     "qwen2": {"q_bias": True, "k_bias": True, "v_bias": True, "tied_head": True},
-    "qwen3": {"qk_norm": True, "head_dim": 32, "rope": Rope(1e6, 32)},
+    "qwen3": {"qk_norm": QkNorm.HEAD, "head_dim": 32, "rope": Rope(1e6, 32)},
     "window": {"window": 20},
     "every bias": {"q_bias": True, "k_bias": True, "v_bias": True, "o_bias": True, "bias": True, "head_bias": True},
     "soft caps": {"softcap": 3.0, "logit_softcap": 5.0},
@@ -125,7 +125,7 @@ def test_bf16_pages_are_near_and_half_the_size():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_tier_gives_the_same_bits(threads):
-    spec = make_spec(qk_norm=True, window=40, activation=Activation.GELU_TANH)
+    spec = make_spec(qk_norm=QkNorm.HEAD, window=40, activation=Activation.GELU_TANH)
     weights = weight_map(random_weights(spec))
     tokens = tokens_of(70, spec.vocab)
     bits = []

@@ -17,9 +17,10 @@ from penstock.core import (
     SamplingParams,
     StepPlan,
 )
+from penstock.model import QkNorm
 
 TIERS = compute_tiers()
-SPEC = make_spec(qk_norm=True, head_dim=24, window=50, num_layers=2)
+SPEC = make_spec(qk_norm=QkNorm.HEAD, head_dim=24, window=50, num_layers=2)
 WEIGHTS = weight_map(random_weights(SPEC, seed=4))
 SAMPLED = SamplingParams(temperature=0.9, top_p=0.95, seed=7)
 

@@ -62,7 +62,7 @@ def test_attention_of_each_family(tmp_path: Path) -> None:
     for family, options in VARIANTS:
         spec = open_checkpoint(save(make_model(family, **options), tmp_path / f"{family}{len(options)}")).spec
         attention = spec.layers[0].attention
-        assert attention.qk_norm == (family == "qwen3")
+        assert bool(attention.qk_norm) == (family == "qwen3")
         assert attention.q_bias == (family == "qwen2" or bool(options.get("attention_bias")))
         assert attention.o_bias == bool(options.get("attention_bias"))
         assert spec.layers[0].mlp.bias == bool(options.get("mlp_bias"))

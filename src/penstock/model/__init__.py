@@ -5,7 +5,7 @@ Downloads live in `penstock.model.hub`, which this door does not import: a local
 
 from penstock.model.checkpoint import Checkpoint, open_checkpoint
 from penstock.model.facts import ModelFacts, inspect_checkpoint
-from penstock.model.spec import Activation, Attention, DecoderSpec, Layer, Mlp, Rope, RopeKind
+from penstock.model.spec import Activation, Attention, DecoderSpec, Layer, Mlp, QkNorm, Rope, RopeKind
 from penstock.model.weights import WeightMap, WeightRef
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Layer",
     "Mlp",
     "ModelFacts",
+    "QkNorm",
     "Rope",
     "RopeKind",
     "WeightMap",

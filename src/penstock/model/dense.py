@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from penstock.core import limits
 from penstock.model.fields import Fields, shown
 from penstock.model.rope import parse_rope
-from penstock.model.spec import Activation, Attention, DecoderSpec, Layer, Mlp
+from penstock.model.spec import Activation, Attention, DecoderSpec, Layer, Mlp, QkNorm
 
 HF_NAMES: Mapping[str, str] = {
     "embed": "model.embed_tokens",
@@ -79,7 +79,7 @@ class Traits:
     Attributes:
         num_kv_heads, head_dim: where the config leaves them out; None is num_heads, and hidden / num_heads.
         qkv_bias, o_bias, mlp_bias: projections with a bias.
-        qk_norm: RMSNorm over each head's q and k.
+        qk_norm: RMSNorm of q and k before RoPE.
         window: tokens a query of a windowed layer sees, or None.
         windowed: whether layer i is windowed.
     """
@@ -89,7 +89,7 @@ class Traits:
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
-    qk_norm: bool = False
+    qk_norm: QkNorm = QkNorm.NONE
     window: int | None = None
     windowed: Callable[[int], bool] = lambda index: True
 

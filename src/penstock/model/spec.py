@@ -1,7 +1,8 @@
 """A checkpoint's architecture as frozen facts, normalised once, the same for every family and every backend.
 
 Knows nothing about files, tensor names or kernels. Invariant: a backend that runs every combination of these fields
-runs every family; a family that needs more adds a field here, never a branch on its name.
+runs every family; a family that needs more adds a field here, never a branch on its name. Norms are RMSNorm; a family
+with another kind adds a field for it.
 """
 
 from __future__ import annotations
@@ -45,9 +46,17 @@ class Rope:
     interleaved: bool = False
 
 
+class QkNorm(str, Enum):
+    """RMSNorm of queries and keys before RoPE: none, over each head, or over all heads of a token together."""
+
+    NONE = ""
+    HEAD = "head"
+    ALL = "all"
+
+
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Grouped-query attention of one layer.
+    """Grouped-query attention of one layer. Latent attention, when it comes, is a second class beside this one.
 
     Attributes:
         num_heads, num_kv_heads, head_dim: shapes; num_heads is a multiple of num_kv_heads.
@@ -55,7 +64,8 @@ class Attention:
         rope: None for layers without positions.
         window: tokens a query sees including itself, or None.
         softcap: tanh cap of the scores, 0 is off.
-        qk_norm: RMSNorm over each head's q and k before RoPE.
+        qk_norm: RMSNorm of q and k before RoPE.
+        qkv_clip: limit of q, k and v after their norms, before RoPE; 0 is none.
         q_bias, k_bias, v_bias, o_bias: projections with a bias.
         sinks: one learned logit a head joins the softmax's denominator.
     """
@@ -67,7 +77,8 @@ class Attention:
     rope: Rope | None
     window: int | None = None
     softcap: float = 0.0
-    qk_norm: bool = False
+    qk_norm: QkNorm = QkNorm.NONE
+    qkv_clip: float = 0.0
     q_bias: bool = False
     k_bias: bool = False
     v_bias: bool = False
@@ -76,25 +87,31 @@ class Attention:
 
 
 class Activation(str, Enum):
-    """The gate's activation."""
+    """The gate's activation; SWIGLU_OAI is gate · sigmoid(1.702 · gate) with 1 added to up (gpt-oss)."""
 
     SILU = "silu"
     GELU_TANH = "gelu_tanh"
     GELU = "gelu"
+    SWIGLU_OAI = "swiglu_oai"
 
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
-    """Gated feed-forward: down(activation(gate(x)) * up(x)).
+    """Gated feed-forward: down(activation(gate(x)) * up(x)), or a mixture of such experts.
+
+    In a mixture the router's logits go through a softmax over all experts; the highest are chosen (ties to the lower
+    index) and their outputs summed in the order of their rank.
 
     Attributes:
         intermediate: width (of one expert in a mixture).
         activation: of the gate.
-        bias: all three projections carry one.
+        bias: all three projections carry one, each expert's too.
         num_experts, experts_per_token: a mixture when num_experts > 0.
         norm_topk: router weights of the chosen experts sum to one.
-        shared_intermediate: width of a shared expert, 0 is none.
-        clamp: limit of gate and up before the product, 0 is none.
+        router_bias: the router's projection carries a bias.
+        shared_intermediate: width of a shared expert that every token takes, 0 is none.
+        shared_gate: the shared expert's output is multiplied by the sigmoid of a learned projection.
+        clamp: limit of gate (from above) and up (both sides) before the product, 0 is none.
     """
 
     intermediate: int
@@ -103,7 +120,9 @@ class Mlp:
     num_experts: int = 0
     experts_per_token: int = 0
     norm_topk: bool = False
+    router_bias: bool = False
     shared_intermediate: int = 0
+    shared_gate: bool = False
     clamp: float = 0.0
 
 

@@ -9,12 +9,13 @@ Places (names of `WeightMap.tensors`), L the layer's index:
     layers.L.q  layers.L.k  layers.L.v  layers.L.o            (+ .bias)
     layers.L.q_norm  layers.L.k_norm  layers.L.sinks
     layers.L.gate  layers.L.up  layers.L.down                 (+ .bias)
-    layers.L.router (+ .bias)  layers.L.experts.gate|up|down  layers.L.shared.gate|up|down  layers.L.shared.router
+    layers.L.router (+ .bias)  layers.L.experts.E.gate|up|down (+ .bias), E the expert's index
+    layers.L.shared.gate|up|down  layers.L.shared.router [1, hidden]
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,8 @@ class WeightRef:
         first, count: output channels taken (fused projections name slices of one tensor); count -1 is all.
         rows: permutation of the taken rows (RoPE conventions), or None.
         offset: added to the values (GGUF stores some norms with +1); vectors only.
+        load: makes the tensor when it is asked for, where what is stored is not its rows (transposed experts, MXFP4
+            with its scales apart): same name, storage kind and shape as `tensor`, whose data is then not read.
     """
 
     tensor: RawTensor
@@ -39,6 +42,7 @@ class WeightRef:
     count: int = -1
     rows: npt.NDArray[np.int64] | None = None
     offset: float = 0.0
+    load: Callable[[], RawTensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def slice_rows(ref: WeightRef) -> RawTensor:
     Raises:
         ModelFileError: the rows lie outside the tensor.
     """
-    tensor = ref.tensor
+    tensor = ref.tensor if ref.load is None else ref.load()
     total = tensor.shape[0]
     count = total - ref.first if ref.count < 0 else ref.count
     if ref.first < 0 or count < 1 or ref.first + count > total:

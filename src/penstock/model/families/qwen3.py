@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from penstock.model.dense import Family, Traits, dense_spec, window_by_layer
 from penstock.model.fields import Fields
-from penstock.model.spec import DecoderSpec
+from penstock.model.spec import DecoderSpec, QkNorm
 
 _DEFAULT_KV_HEADS = 32
 _DEFAULT_HEAD_DIM = 128
@@ -16,7 +16,7 @@ _DEFAULT_HEAD_DIM = 128
 def _spec(config: Fields) -> DecoderSpec:
     window, windowed = window_by_layer(config)
     bias = config.flag("attention_bias", False)
-    traits = Traits(_DEFAULT_KV_HEADS, _DEFAULT_HEAD_DIM, bias, bias, False, True, window, windowed)
+    traits = Traits(_DEFAULT_KV_HEADS, _DEFAULT_HEAD_DIM, bias, bias, False, QkNorm.HEAD, window, windowed)
     return dense_spec(config, "qwen3", traits)
 
 
