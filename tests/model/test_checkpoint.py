@@ -12,7 +12,7 @@ from tests.model.made_models import SIZES, make_model, save
 from penstock.core import ModelFileError
 from penstock.formats.gguf_blocks import dequantize
 from penstock.model import Checkpoint, open_checkpoint
-from penstock.model.dense import HF_NAMES, stored_name
+from penstock.model.dense import HF_NAMES
 from penstock.model.places import places
 
 VARIANTS = [
@@ -24,6 +24,13 @@ VARIANTS = [
 ]
 
 
+def stored_name(place: str) -> str:
+    stem, suffix = (place.removesuffix(".bias"), "bias") if place.endswith(".bias") else (place, "weight")
+    layer = stem.split(".")[1:-1]
+    at = "".join(f"model.layers.{index}." for index in layer)
+    return f"{at}{HF_NAMES[stem.split('.')[-1]]}.{suffix}"
+
+
 def mismatches(checkpoint: Checkpoint, state: dict[str, torch.Tensor]) -> list[str]:
     """Places whose stored values are not the state's."""
     found = []
@@ -31,7 +38,7 @@ def mismatches(checkpoint: Checkpoint, state: dict[str, torch.Tensor]) -> list[s
         ref = checkpoint.weights.tensors[place]
         values = dequantize(ref.tensor)
         values = values if ref.rows is None else values[ref.rows]
-        if not np.array_equal(values, state[stored_name(place, HF_NAMES)].float().numpy()):
+        if not np.array_equal(values, state[stored_name(place)].float().numpy()):
             found.append(place)
     return found
 

@@ -20,7 +20,7 @@ from penstock.core import ModelFileError, limits
 from penstock.formats import RawTensor, Storage
 from penstock.model.fields import shown
 from penstock.model.json_file import parse_json, read_json
-from penstock.model.tensor_file import TensorFile, map_file, merge
+from penstock.model.tensor_file import ByteTensor, TensorFile, map_file, merge
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -48,6 +48,7 @@ def read_safetensors(path: Path) -> TensorFile:
         raise ModelFileError(f"{path}: {len(entries)} tensors; at most {limits.MAX_TENSORS}.")
     tensors: dict[str, RawTensor] = {}
     foreign: dict[str, str] = {}
+    octets: dict[str, ByteTensor] = {}
     spans: list[tuple[int, int]] = []
     for name, entry in entries.items():
         dtype, shape, begin, end = _entry(path, name, entry)
@@ -56,8 +57,10 @@ def read_safetensors(path: Path) -> TensorFile:
             tensors[name] = RawTensor(name, _SERVED[dtype], shape, body[begin:end])
         else:
             foreign[name] = dtype
+        if dtype == "U8":
+            octets[name] = ByteTensor(name, shape, body[begin:end])
     _check_spans(path, sorted(spans), len(body))
-    return TensorFile(path, hashlib.sha256(raw).digest(), tensors, foreign)
+    return TensorFile(path, hashlib.sha256(raw).digest(), tensors, foreign, octets)
 
 
 def _split(path: Path, data: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:

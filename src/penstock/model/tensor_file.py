@@ -22,6 +22,21 @@ _SAMPLE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
+class ByteTensor:
+    """A stored tensor of unsigned bytes, which some formats hold codes or exponents in.
+
+    Attributes:
+        name: as in the file, for messages.
+        shape: logical; one byte a value.
+        data: flat view, read-only.  # [prod(shape)] u8
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    data: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
 class TensorFile:
     """One opened file.
 
@@ -30,12 +45,14 @@ class TensorFile:
         header: digest of everything before the tensors' bytes.
         tensors: by name.
         foreign: name → storage kind of tensors that are well-formed and of a kind that is not served.
+        octets: by name, tensors of plain bytes; they are in `foreign` too.
     """
 
     path: Path
     header: bytes
     tensors: Mapping[str, RawTensor]
     foreign: Mapping[str, str] = field(default_factory=dict)
+    octets: Mapping[str, ByteTensor] = field(default_factory=dict)
 
 
 def map_file(path: Path) -> npt.NDArray[np.uint8]:
@@ -65,8 +82,9 @@ def identity_of(files: Iterable[TensorFile], config: bytes) -> str:
     digest = hashlib.sha256(len(config).to_bytes(8, "little") + config)
     for file in sorted(files, key=lambda file: file.path.name):
         digest.update(file.header)
-        for name in sorted(file.tensors):
-            data = file.tensors[name].data
+        stored: dict[str, RawTensor | ByteTensor] = {**file.tensors, **file.octets}
+        for name in sorted(stored):
+            data = stored[name].data
             middle = len(data) // 2
             digest.update(data[:_SAMPLE_BYTES].tobytes() + data[middle : middle + _SAMPLE_BYTES].tobytes())
     return digest.hexdigest()

@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from penstock.core import ModelFileError
 from penstock.formats import RawTensor, Storage
-from penstock.model.dense import Family, stored_name
+from penstock.model.dense import Family
 from penstock.model.fields import shown
-from penstock.model.places import places
-from penstock.model.spec import DecoderSpec
-from penstock.model.tensor_file import TensorFile, identity_of, merge
+from penstock.model.places import all_layer_places, model_places
+from penstock.model.sources import Part, Source, Stored, Wanted, wanted
+from penstock.model.spec import DecoderSpec, Layer
+from penstock.model.tensor_file import ByteTensor, TensorFile, identity_of, merge
 from penstock.model.weights import WeightMap, WeightRef
 
 _FLOATS = (Storage.F32, Storage.F16, Storage.BF16)
@@ -43,58 +44,108 @@ def fill(
     Raises:
         ModelFileError: a tensor is missing, has another shape or kind than its place needs, or is left over.
     """
-    tensors, foreign = merge(files)
-    names = family.gguf_names if gguf else family.names
-    spec = replace(spec, tied_head=head_is_tied(spec.tied_head, tensors, names))
-    source = str(files[0].path if len(files) == 1 else files[0].path.parent)
-    refs: dict[str, WeightRef] = {}
-    used: set[str] = set()
-    for place, shape in places(spec).items():
-        name = stored_name(place, names)
-        tensor = _find(source, name, tensors, foreign)
-        _check(source, tensor, shape)
-        refs[place] = WeightRef(tensor, rows=_rows(spec, place) if gguf and family.gguf_permuted else None)
-        used.add(name)
-    spare = names["head"] + ".weight" if spec.tied_head else None
-    for name in (*tensors, *foreign):
-        if name not in used and name != spare and not _IMPLIED.fullmatch(name):
+    filler = _Filler(family, files, gguf)
+    spec = replace(spec, tied_head=head_is_tied(spec.tied_head, filler.tensors, filler.names))
+    filler.add("", model_places(spec))
+    for index, (layer, shapes) in enumerate(zip(spec.layers, all_layer_places(spec), strict=True)):
+        filler.add(f"layers.{index}.", shapes, layer)
+    spare = filler.names["head"] + ".weight" if spec.tied_head else None
+    for name in (*filler.tensors, *filler.foreign):
+        if name not in filler.used and name != spare and not _IMPLIED.fullmatch(name):
             raise ModelFileError(
-                f"{source}: tensor {shown(name)} has no place in a {spec.family} model of {len(spec.layers)} layers.",
+                f"{filler.source}: tensor {shown(name)} has no place in a {spec.family} model of "
+                f"{len(spec.layers)} layers.",
                 hint="the weights belong to another architecture or the config is not theirs.",
             )
     return spec, WeightMap(
-        tensors=refs,
+        tensors=filler.refs,
         identity=identity_of(files, config),
         files=tuple(str(file.path) for file in files),
-        total_bytes=sum(len(tensors[name].data) for name in used),
+        total_bytes=sum(filler.used.values()),
     )
 
 
-def _find(source: str, name: str, tensors: Mapping[str, RawTensor], foreign: Mapping[str, str]) -> RawTensor:
-    if name in foreign:
-        raise ModelFileError(
-            f"{source}: tensor {name} is {foreign[name]}, which is not served.",
-            hint=f"served: {', '.join(kind.value for kind in Storage)}.",
-        )
-    if name not in tensors:
-        raise ModelFileError(f"{source}: tensor {name} is missing.")
-    return tensors[name]
+class _Filler:
+    """Finds a source for place after place and remembers which tensors they use.
+
+    Attributes:
+        source: the file or folder, for messages.
+        refs: place → its values.
+        used: stored name → bytes.
+    """
+
+    def __init__(self, family: Family, files: Sequence[TensorFile], gguf: bool) -> None:
+        self.names = family.gguf_names if gguf else family.names
+        self.source = str(files[0].path if len(files) == 1 else files[0].path.parent)
+        self.tensors, self.foreign = merge(files)
+        self.refs: dict[str, WeightRef] = {}
+        self.used: dict[str, int] = {}
+        self._sources = family.gguf_sources if gguf else family.sources
+        self._permuted = gguf and family.gguf_permuted
+        self._octets = {name: tensor for file in files for name, tensor in file.octets.items()}
+
+    def add(self, at: str, shapes: Mapping[str, tuple[int, ...]], layer: Layer | None = None) -> None:
+        """Fills the places of one layer, or those outside of layers.
+
+        Raises:
+            ModelFileError: a tensor is missing or has another shape or kind than its place needs.
+        """
+        prefix = f"{self.names['layers']}.{at.split('.')[1]}." if layer else ""
+        for place in shapes:
+            want = wanted(place, layer.mlp.num_experts if layer else 0, shapes)
+            source = self._choose(want, prefix)
+            found = tuple(self._find(prefix, stored, want) for stored in source.stored(want))
+            self.used |= {tensor.name: len(tensor.data) for tensor in found}
+            ref = source.ref(want, tuple(self._shaped(t, s) for t, s in zip(found, source.stored(want), strict=True)))
+            rows = _rows(layer, want.key) if self._permuted and layer else None
+            self.refs[at + place] = ref if rows is None else replace(ref, rows=rows)
+
+    def _choose(self, want: Wanted, prefix: str) -> Source:
+        """The first way of storing the place whose tensors are all there; where none is, the first."""
+        sources = self._sources.get(want.key)
+        if sources is None:
+            return Part(self.names[want.key])
+        for source in sources:
+            names = [prefix + stored.name for stored in source.stored(want)]
+            if all(name in self.tensors or name in self.foreign for name in names):
+                return source
+        return sources[0]
+
+    def _find(self, prefix: str, stored: Stored, want: Wanted) -> RawTensor | ByteTensor:
+        name = prefix + stored.name
+        if stored.octets and name in self._octets:
+            return self._octets[name]
+        if name in self.foreign:
+            raise ModelFileError(
+                f"{self.source}: tensor {name} is {self.foreign[name]}, which is not served.",
+                hint=f"served: {', '.join(kind.value for kind in Storage)}.",
+            )
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            raise ModelFileError(f"{self.source}: tensor {name} is missing.")
+        if stored.octets:
+            raise ModelFileError(f"{self.source}: tensor {name} is {tensor.storage.value}; U8 is needed.")
+        if len(want.shape) == 1 and tensor.storage not in _FLOATS:
+            raise ModelFileError(
+                f"{self.source}: tensor {name} is {tensor.storage.value}; a vector of floats is needed."
+            )
+        return tensor
+
+    def _shaped(self, tensor: RawTensor | ByteTensor, stored: Stored) -> RawTensor | ByteTensor:
+        """The tensor in the shape that its place needs; a matrix of one row may be stored as a vector."""
+        if tensor.shape == stored.shape:
+            return tensor
+        if stored.shape[0] == 1 and tensor.shape == stored.shape[1:]:
+            return replace(tensor, shape=stored.shape)
+        raise ModelFileError(f"{self.source}: tensor {tensor.name} is {tensor.shape}; the config needs {stored.shape}.")
 
 
-def _check(source: str, tensor: RawTensor, shape: tuple[int, ...]) -> None:
-    if tensor.shape != shape:
-        raise ModelFileError(f"{source}: tensor {tensor.name} is {tensor.shape}; the config needs {shape}.")
-    if len(shape) == 1 and tensor.storage not in _FLOATS:
-        raise ModelFileError(f"{source}: tensor {tensor.name} is {tensor.storage.value}; a vector of floats is needed.")
-
-
-def _rows(spec: DecoderSpec, place: str) -> npt.NDArray[np.int64] | None:
+def _rows(layer: Layer, key: str) -> npt.NDArray[np.int64] | None:
     """Order in which stored rows of q and k give the half-split rotary layout; None for other places."""
-    parts = place.split(".")
-    if parts[0] != "layers" or parts[2] not in ("q", "k"):
+    if key not in ("q", "k"):
         return None
-    attention = spec.layers[int(parts[1])].attention
-    heads = attention.num_heads if parts[2] == "q" else attention.num_kv_heads
+    attention = layer.attention
+    heads = attention.num_heads if key == "q" else attention.num_kv_heads
     return half_split_rows(heads, attention.head_dim)
 
 
