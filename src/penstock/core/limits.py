@@ -35,6 +35,12 @@ MAX_PENALTY: Final = 2.0
 MAX_REPETITION_PENALTY: Final = 10.0
 MAX_LOGIT_BIAS_VALUE: Final = 100.0
 
+# Tools: how many in a request (and calls in a message), and how long what names and describes them.
+MAX_TOOLS: Final = 128
+MAX_TOOL_NAME_CHARS: Final = 64
+MAX_TOOL_DESCRIPTION_CHARS: Final = 64 * 1024
+MAX_NAME_CHARS: Final = 256
+
 # Chat templates.
 MAX_TEMPLATE_CHARS: Final = 256 * 1024
 MAX_RENDERED_CHARS: Final = 16 * 1024 * 1024
