@@ -25,7 +25,7 @@ from penstock.model.weights import WeightMap, WeightRef
 
 _FLOATS = (Storage.F32, Storage.F16, Storage.BF16)
 # Tables that some writers store beside the weights and that the spec already implies.
-_IMPLIED = re.compile(r".*\.rotary_emb\.inv_freq|rope_freqs\.weight", re.ASCII)
+_IMPLIED = re.compile(r".*\.rotary_emb\.inv_freq|rope_(freqs|factors_(long|short))\.weight", re.ASCII)
 
 
 def head_is_tied(tied: bool, tensors: Mapping[str, RawTensor], names: Mapping[str, str]) -> bool:
