@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from penstock.core import limits
 from penstock.model.fields import Fields, shown
-from penstock.model.rope import parse_rope
+from penstock.model.rope import PLAIN_ROPE, RopeRule, parse_rope
 from penstock.model.sources import GGUF_SOURCES, HF_SOURCES, Source
 from penstock.model.spec import Activation, Attention, DecoderSpec, Layer, Mlp, QkNorm
 
@@ -63,6 +64,9 @@ class Family:
         gguf_permuted: GGUF stores the rows of q and k with rotary pairs side by side.
         names, gguf_names: place → stored name, without layer prefix and suffix.
         sources, gguf_sources: place → the ways in which it is stored, where `names` does not have it.
+        defaults: fields that have the family's own value where a config leaves them out (null is not left out).
+        reads: fields of `NEUTRAL` that the family reads itself.
+        canonical: stored name → the name looked for, None for a tensor of a part that is not served.
     """
 
     model_type: str
@@ -74,28 +78,43 @@ class Family:
     gguf_names: Mapping[str, str] = field(default_factory=lambda: GGUF_NAMES)
     sources: Mapping[str, tuple[Source, ...]] = field(default_factory=lambda: HF_SOURCES)
     gguf_sources: Mapping[str, tuple[Source, ...]] = field(default_factory=lambda: GGUF_SOURCES)
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    reads: frozenset[str] = frozenset()
+    canonical: Callable[[str], str | None] = lambda name: name
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What distinguishes one dense family's config from another's, already resolved.
+    """What distinguishes one family's layers from another's, already resolved.
 
     Attributes:
-        num_kv_heads, head_dim: where the config leaves them out; None is num_heads, and hidden / num_heads.
         qkv_bias, o_bias, mlp_bias: projections with a bias.
         qk_norm: RMSNorm of q and k before RoPE.
+        scale: multiplies q·k; None is 1 / √head_dim.
+        softcap: tanh cap of the scores, 0 is off.
         window: tokens a query of a windowed layer sees, or None.
         windowed: whether layer i is windowed.
+        pre_norms, post_norms: norms before and after each branch.
+        activation: the gate's, where `hidden_act` does not name it.
+        rope: what the family allows and assumes.
+        mlp: the feed-forward of layer i, where it is not the plain one that the config describes.
+        layer: layer i as the family has it, of the layer that the other traits make.
     """
 
-    num_kv_heads: int | None = None
-    head_dim: int | None = None
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
     qk_norm: QkNorm = QkNorm.NONE
+    scale: float | None = None
+    softcap: float = 0.0
     window: int | None = None
     windowed: Callable[[int], bool] = lambda index: True
+    pre_norms: bool = True
+    post_norms: bool = False
+    activation: Activation | None = None
+    rope: RopeRule = PLAIN_ROPE
+    mlp: Callable[[Fields, int], Mlp] | None = None
+    layer: Callable[[int, Layer], Layer] = lambda index, layer: layer
 
 
 _ACTIVATIONS = {
@@ -106,15 +125,18 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": Activation.GELU_TANH,
 }
 
-# Field → values under which it changes nothing. Other values describe a model that these families are not.
-_NEUTRAL: dict[str, tuple[object, ...]] = {
+# Field → values under which it changes nothing. Other values describe a model that the family is not, unless it reads
+# the field itself (`Family.reads`).
+NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "alibi": (False,),
     "attention_chunk_size": (),
     "attention_multiplier": (1,),
     "attn_logit_softcapping": (0,),
+    "clip_qkv": (),
     "compression_config": (),
     "embedding_multiplier": (1,),
     "final_logit_softcapping": (0,),
+    "hidden_activation": (),
     "is_encoder_decoder": (False,),
     "kv_lora_rank": (),
     "logit_scale": (1,),
@@ -129,7 +151,10 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "quantization_config": (),
     "query_pre_attn_scalar": (),
     "residual_multiplier": (1,),
+    "rope_local_base_freq": (),
     "rotary_pct": (1,),
+    "sliding_window_pattern": (),
+    "use_bidirectional_attention": (False,),
     "use_qk_norm": (False,),
 }
 
@@ -145,54 +170,73 @@ def refuse_unknown(config: Fields, family: Family) -> None:
         raise config.error(f"architectures is {shown(declared)}; a list of names is needed.")
     if declared and family.architecture.lower() not in [name.lower() for name in declared]:
         raise config.error(f"unknown architecture {shown(declared[0])}.", hint=f"{family.architecture} is served.")
-    for name, neutral in _NEUTRAL.items():
+    for name, neutral in NEUTRAL.items():
         value = config.get(name)
-        if value is not None and value not in neutral:
-            raise config.error(f"{name} is {shown(value)}, which is not supported for {family.model_type}.")
+        if value is not None and name not in family.reads and value not in neutral:
+            raise config.error(f"{name} is {_named(value)}, which is not supported for {family.model_type}.")
+
+
+def _named(value: object) -> str:
+    """A value in a message; a quantization by its method, which says more than its first eighty characters."""
+    method = value.get("quant_method") if isinstance(value, dict) else None
+    return shown(value if method is None else method)
 
 
 def dense_spec(config: Fields, model_type: str, traits: Traits) -> DecoderSpec:
-    """The spec of a dense decoder: gated feed-forward, RMSNorm before each branch, rotary positions.
+    """The spec of a decoder: RMSNorm, gated feed-forward, rotary positions, as the family's traits shape them.
+
+    What the whole model has beyond that (scales, caps, a norm's offset) the family sets in what is returned.
 
     Raises:
         ModelFileError: a field is missing, of a wrong type, out of range or contradicts another.
     """
-    hidden = config.integer("hidden_size")
     max_tokens = config.integer("max_position_embeddings", 2048, high=2**31)
     num_layers = config.integer("num_hidden_layers", high=limits.MAX_LAYERS)
     attention = _attention(config, traits, max_tokens)
-    mlp = Mlp(config.integer("intermediate_size"), _activation(config), bias=traits.mlp_bias)
-    full = Layer(attention, mlp)
-    windowed = full if traits.window is None else Layer(replace(attention, window=traits.window), mlp)
+    own_mlp = None if traits.mlp else _mlp(config, traits)
+
+    @cache
+    def shared(layer: Layer) -> Layer:
+        return layer  # equal layers are one object
+
+    def made(index: int) -> Layer:
+        window = traits.window if traits.window is not None and traits.windowed(index) else None
+        mlp = own_mlp if traits.mlp is None else traits.mlp(config, index)
+        assert mlp is not None
+        plain = Layer(replace(attention, window=window), mlp, traits.pre_norms, traits.post_norms)
+        return shared(traits.layer(index, plain))
+
     return DecoderSpec(
         family=model_type,
-        hidden=hidden,
+        hidden=config.integer("hidden_size"),
         vocab=config.integer("vocab_size", high=limits.MAX_VOCAB),
-        layers=tuple(windowed if traits.windowed(index) else full for index in range(num_layers)),
+        layers=tuple(made(index) for index in range(num_layers)),
         norm_eps=config.positive("rms_norm_eps", 1e-6),
         max_tokens=max_tokens,
         tied_head=config.flag("tie_word_embeddings", False),
     )
 
 
+def _mlp(config: Fields, traits: Traits) -> Mlp:
+    named = activation(config) if traits.activation is None else traits.activation
+    return Mlp(config.integer("intermediate_size"), named, bias=traits.mlp_bias)
+
+
 def _attention(config: Fields, traits: Traits, max_tokens: int) -> Attention:
-    hidden, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    num_kv_heads = config.integer("num_key_value_heads", traits.num_kv_heads or num_heads)
+    num_heads = config.integer("num_attention_heads")
+    num_kv_heads = config.integer("num_key_value_heads", num_heads)
     if num_heads % num_kv_heads:
         raise config.error(f"{num_heads} attention heads are no multiple of {num_kv_heads} key-value heads.")
-    head_dim = config.optional_integer("head_dim") or traits.head_dim
-    if head_dim is None:
-        if hidden % num_heads:
-            raise config.error(f"hidden_size {hidden} is no multiple of {num_heads} attention heads.")
-        head_dim = hidden // num_heads
-    if num_heads * head_dim > limits.MAX_HIDDEN:
-        raise config.error(f"{num_heads} heads of {head_dim} exceed the limit of {limits.MAX_HIDDEN} channels.")
+    size = head_size(config)
+    if num_heads * size > limits.MAX_HIDDEN:
+        raise config.error(f"{num_heads} heads of {size} exceed the limit of {limits.MAX_HIDDEN} channels.")
     return Attention(
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        scale=head_dim**-0.5,
-        rope=parse_rope(config, head_dim, max_tokens),
+        head_dim=size,
+        scale=size**-0.5 if traits.scale is None else traits.scale,
+        rope=parse_rope(config, size, max_tokens, traits.rope),
+        softcap=traits.softcap,
         qk_norm=traits.qk_norm,
         q_bias=traits.qkv_bias,
         k_bias=traits.qkv_bias,
@@ -201,11 +245,49 @@ def _attention(config: Fields, traits: Traits, max_tokens: int) -> Attention:
     )
 
 
-def _activation(config: Fields) -> Activation:
-    name = config.text("hidden_act", "silu")
-    if name not in _ACTIVATIONS:
-        raise config.error(f"unknown activation hidden_act {shown(name)}.", hint=f"known: {', '.join(_ACTIVATIONS)}.")
-    return _ACTIVATIONS[name]
+def head_size(config: Fields) -> int:
+    """Channels of a head: as declared, else the hidden size over the heads.
+
+    Raises:
+        ModelFileError: the heads do not divide the hidden size.
+    """
+    declared = config.optional_integer("head_dim")
+    if declared is not None:
+        return declared
+    hidden, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    if hidden % num_heads:
+        raise config.error(f"hidden_size {hidden} is no multiple of {num_heads} attention heads.")
+    return hidden // num_heads
+
+
+def activation(config: Fields, name: str = "hidden_act") -> Activation:
+    """The gate's activation that a field names.
+
+    Raises:
+        ModelFileError: none is known by that name.
+    """
+    value = config.text(name, "silu")
+    if value not in _ACTIVATIONS:
+        raise config.error(f"unknown activation {name} {shown(value)}.", hint=f"known: {', '.join(_ACTIVATIONS)}.")
+    return _ACTIVATIONS[value]
+
+
+def softcap(config: Fields, name: str) -> float:
+    """The tanh cap that a field gives, 0 where it is null or absent.
+
+    Raises:
+        ModelFileError: another type, or not above zero.
+    """
+    return 0.0 if config.get(name) is None else config.positive(name)
+
+
+def switched_window(config: Fields) -> int | None:
+    """`sliding_window`, which counts only where `use_sliding_window` turns it on.
+
+    Raises:
+        ModelFileError: another type or out of range.
+    """
+    return config.optional_integer("sliding_window", high=2**31) if config.flag("use_sliding_window", False) else None
 
 
 def window_by_layer(config: Fields) -> tuple[int | None, Callable[[int], bool]]:
@@ -217,11 +299,19 @@ def window_by_layer(config: Fields) -> tuple[int | None, Callable[[int], bool]]:
     Raises:
         ModelFileError: an unknown layer type or a list of the wrong length.
     """
-    window = config.optional_integer("sliding_window", high=2**31) if config.flag("use_sliding_window", False) else None
+    window, first = switched_window(config), config.integer("max_window_layers", 28, low=0)
+    return window, windowed_layers(config, window, lambda index: index >= first)
+
+
+def windowed_layers(config: Fields, window: int | None, default: Callable[[int], bool]) -> Callable[[int], bool]:
+    """Whether layer i is windowed: as `layer_types` names it, else as `default` says.
+
+    Raises:
+        ModelFileError: an unknown layer type, a list of the wrong length, or a windowed layer without a window.
+    """
     kinds = config.get("layer_types")
     if kinds is None:
-        first = config.integer("max_window_layers", 28, low=0)
-        return window, lambda index: index >= first
+        return default
     count = config.integer("num_hidden_layers", high=limits.MAX_LAYERS)
     if not isinstance(kinds, list) or len(kinds) != count:
         raise config.error(f"layer_types must be a list of {count} entries.")
@@ -230,4 +320,4 @@ def window_by_layer(config: Fields) -> tuple[int | None, Callable[[int], bool]]:
             raise config.error(f"unknown layer type {shown(kind)}.")
     if window is None and "sliding_attention" in kinds:
         raise config.error("layer_types names sliding_attention and sliding_window is off.")
-    return window, lambda index: kinds[index] == "sliding_attention"
+    return lambda index: kinds[index] == "sliding_attention"

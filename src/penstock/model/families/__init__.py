@@ -6,16 +6,37 @@ Knows nothing about files. Invariant: one family a model_type, at most one a GGU
 from __future__ import annotations
 
 from penstock.model.dense import Family, refuse_unknown
+from penstock.model.families.gemma import GEMMA
+from penstock.model.families.gemma2 import GEMMA2
+from penstock.model.families.gemma3 import GEMMA3, GEMMA3_TEXT
+from penstock.model.families.granite import GRANITE
 from penstock.model.families.llama import LLAMA
-from penstock.model.families.mistral import MISTRAL
+from penstock.model.families.mistral import MINISTRAL, MISTRAL
+from penstock.model.families.olmo2 import OLMO2
+from penstock.model.families.phi3 import PHI3
 from penstock.model.families.qwen2 import QWEN2
 from penstock.model.families.qwen3 import QWEN3
+from penstock.model.families.smollm3 import SMOLLM3
 from penstock.model.fields import Fields, shown
 from penstock.model.spec import DecoderSpec
 
 __all__ = ["FAMILIES", "family_of", "gguf_family", "read_spec"]
 
-FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL, QWEN2, QWEN3)
+FAMILIES: tuple[Family, ...] = (
+    LLAMA,
+    MISTRAL,
+    MINISTRAL,
+    QWEN2,
+    QWEN3,
+    GEMMA,
+    GEMMA2,
+    GEMMA3_TEXT,
+    GEMMA3,
+    PHI3,
+    OLMO2,
+    GRANITE,
+    SMOLLM3,
+)
 
 
 def family_of(config: Fields) -> Family:
@@ -56,4 +77,4 @@ def read_spec(config: Fields, family: Family) -> DecoderSpec:
         ModelFileError: a field is unknown, missing or out of range.
     """
     refuse_unknown(config, family)
-    return family.spec(config)
+    return family.spec(Fields({**family.defaults, **config.values}, config.source))

@@ -9,13 +9,10 @@ from penstock.model.dense import Family, Traits, dense_spec, window_by_layer
 from penstock.model.fields import Fields
 from penstock.model.spec import DecoderSpec
 
-_DEFAULT_KV_HEADS = 32
-
 
 def _spec(config: Fields) -> DecoderSpec:
     window, windowed = window_by_layer(config)
-    traits = Traits(num_kv_heads=_DEFAULT_KV_HEADS, qkv_bias=True, window=window, windowed=windowed)
-    return dense_spec(config, "qwen2", traits)
+    return dense_spec(config, "qwen2", Traits(qkv_bias=True, window=window, windowed=windowed))
 
 
-QWEN2 = Family("qwen2", "Qwen2ForCausalLM", _spec, gguf_architecture="qwen2")
+QWEN2 = Family("qwen2", "Qwen2ForCausalLM", _spec, gguf_architecture="qwen2", defaults={"num_key_value_heads": 32})

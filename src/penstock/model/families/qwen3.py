@@ -9,15 +9,18 @@ from penstock.model.dense import Family, Traits, dense_spec, window_by_layer
 from penstock.model.fields import Fields
 from penstock.model.spec import DecoderSpec, QkNorm
 
-_DEFAULT_KV_HEADS = 32
-_DEFAULT_HEAD_DIM = 128
-
 
 def _spec(config: Fields) -> DecoderSpec:
     window, windowed = window_by_layer(config)
     bias = config.flag("attention_bias", False)
-    traits = Traits(_DEFAULT_KV_HEADS, _DEFAULT_HEAD_DIM, bias, bias, False, QkNorm.HEAD, window, windowed)
+    traits = Traits(qkv_bias=bias, o_bias=bias, qk_norm=QkNorm.HEAD, window=window, windowed=windowed)
     return dense_spec(config, "qwen3", traits)
 
 
-QWEN3 = Family("qwen3", "Qwen3ForCausalLM", _spec, gguf_architecture="qwen3")
+QWEN3 = Family(
+    "qwen3",
+    "Qwen3ForCausalLM",
+    _spec,
+    gguf_architecture="qwen3",
+    defaults={"num_key_value_heads": 32, "head_dim": 128},
+)
