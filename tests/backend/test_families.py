@@ -1,98 +1,139 @@
-"""Tiny random checkpoints made by transformers agree with transformers, position by position."""
+"""Tiny random checkpoints made by transformers agree with transformers, position by position, however they are fed."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-import transformers as hf
 from tests.backend.driver import Driver, make_backend
+from tests.model.zoo import DENSE, VOCAB, make_zoo_model, save
 
 from penstock.core import SAMPLE
 from penstock.model import open_checkpoint
 
+TOLERANCE = 1e-4
+PROMPT, DECODED = 70, 32
+PAGES = range(63, -1, -1)  # pages are handed out from the last to the first
+NAMES = tuple(name for name in DENSE if name != "olmo2")
+
 
 def tokens_of(count, seed):
-    return [int(t) for t in np.random.default_rng(seed).integers(0, 131, count)]
+    return [int(token) for token in np.random.default_rng(seed).integers(3, VOCAB, count)]
 
 
-FAMILIES = ["llama", "llama3 rope", "qwen2", "qwen3", "mistral"]
-
-
-def make_oracle(name):
-    """A tiny random transformers model of a family."""
-    torch.manual_seed(3)
-    shared = {
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 131,
-        "initializer_range": 0.3,
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 512,
-    }
-    llama3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0}
-    llama3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-    config, cls = {
-        "llama": (hf.LlamaConfig(**shared), hf.LlamaForCausalLM),
-        "llama3 rope": (hf.LlamaConfig(**shared, rope_parameters=llama3), hf.LlamaForCausalLM),
-        "qwen2": (hf.Qwen2Config(**shared, tie_word_embeddings=True), hf.Qwen2ForCausalLM),
-        "qwen3": (hf.Qwen3Config(**shared, head_dim=32), hf.Qwen3ForCausalLM),
-        "mistral": (hf.MistralConfig(**shared, sliding_window=24), hf.MistralForCausalLM),
-    }[name]
-    config._attn_implementation = "eager"
-    model = cls(config).eval()
+def oracle(model, tokens):
+    """[T, V] f64: transformers' logits of every position of one sequence, without a cache."""
     with torch.no_grad():
-        for key, value in model.named_parameters():
-            if "norm" in key or key.endswith("bias"):
-                value += 0.3 * torch.randn_like(value)
-    return model
+        return model(torch.tensor([tokens]), use_cache=False).logits[0].double().numpy()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_families_agree_with_transformers(name, tmp_path):
-    model = make_oracle(name)
-    model.save_pretrained(tmp_path)
-    checkpoint = open_checkpoint(tmp_path)
-    prompt = tokens_of(70, seed=1)
-    with torch.no_grad():
-        tokens = prompt + tokens_of(32, seed=2)
-        reference = model(torch.tensor([tokens])).logits[0].double().numpy()
-    driver = Driver(make_backend(checkpoint.spec, checkpoint.weights), page_order=range(63, -1, -1))
+def routing_margin(model, tokens):
+    """The least difference between the last expert chosen and the first one left out; infinite without experts."""
+    margins, hooks = [np.inf], []
+    chosen = getattr(model.config, "num_experts_per_tok", 0)
 
-    driver.open(0, prompt)
-    whole = driver.prefill(0, prompt, [])[-1]
-    driver.open(1, prompt)
-    chunked = driver.prefill(1, prompt, [17, 40])[-1]
-    assert whole[1].tobytes() == chunked[1].tobytes()
-    assert per_position(whole[1], reference[69:70]) <= 1e-4
-    logits = []
-    for position in range(70, 102):
-        _, row = driver.step(driver.row(0, position, (tokens[position],)), logits=True)
-        logits.append(row[0])
-    assert per_position(np.stack(logits), reference[70:]) <= 1e-4
-    assert per_position(np.stack(logits) + perturbation(checkpoint, tokens), reference[70:]) > 1e-4
+    def see(module, inputs):
+        logits = torch.nn.functional.linear(
+            inputs[0].reshape(-1, inputs[0].shape[-1]), module.weight, getattr(module, "bias", None)
+        )
+        ranked = logits.softmax(-1).sort(descending=True).values
+        margins.append(float((ranked[:, chosen - 1] - ranked[:, chosen]).min()))
+
+    for name, module in model.named_modules():
+        if name.endswith(("mlp.gate", "mlp.router")):
+            hooks.append(module.register_forward_pre_hook(see))
+    oracle(model, tokens)
+    for hook in hooks:
+        hook.remove()
+    return min(margins)
+
+
+def draw_tokens(model, count, seed):
+    """Tokens whose routing is not decided by rounding."""
+    for attempt in range(seed, seed + 1000, 100):
+        tokens = tokens_of(count, attempt)
+        if routing_margin(model, tokens) > 1e-5:
+            return tokens
+    raise AssertionError("no tokens with clear routing in ten draws")
 
 
 def per_position(got, reference):
+    """The greatest |Δ| of any position as a share of the reference's greatest logit there."""
+    assert got.shape == reference.shape
     return float((np.abs(got - reference).max(1) / np.abs(reference).max(1)).max())
 
 
-def perturbation(checkpoint, tokens):
-    """What one weight moved by a hundredth of its tensor's spread does to the logits: the control of the tolerance."""
-    weights = dict(checkpoint.weights.tensors)
-    ref = weights["layers.0.v"]
+class Case:
+    """A saved model, its checkpoint and a driver over a backend that runs it."""
+
+    def __init__(self, name, folder):
+        self.model = make_zoo_model(name)
+        self.checkpoint = open_checkpoint(save(self.model, folder))
+        self.tokens = draw_tokens(self.model, PROMPT + DECODED, 1)
+        self.reference = oracle(self.model, self.tokens)
+
+    def drive(self, weights=None):
+        return Driver(make_backend(self.checkpoint.spec, weights or self.checkpoint.weights), page_order=PAGES)
+
+    def feed(self, driver, slot, sizes):
+        """[chunks, V]: the logits at the end of each chunk of a slot opened here, and the positions where they end."""
+        driver.open(slot, self.tokens[: sizes[0]])  # a row may sample from the end of what was opened on
+        logits, ends, at = [], [], 0
+        for size in sizes:
+            piece = tuple(self.tokens[at : at + size])
+            at += size
+            logits.append(driver.step(driver.row(slot, at - size, piece), logits=True)[1][0])
+            ends.append(at - 1)
+        return np.stack(logits), ends
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request, tmp_path_factory):
+    return Case(request.param, tmp_path_factory.mktemp("family"))
+
+
+def test_families_agree_with_transformers(case):
+    driver, tokens, reference = case.drive(), case.tokens, case.reference
+    whole, _ = case.feed(driver, 0, [PROMPT])
+    chunked, ends = case.feed(driver, 1, [1, 2, 14, 20, 11, 22])
+    assert per_position(chunked, reference[ends]) <= TOLERANCE
+    assert whole[-1].tobytes() == chunked[-1].tobytes()
+
+    decoded = []
+    for position in range(PROMPT, PROMPT + DECODED):
+        decoded.append(driver.step(driver.row(0, position, (tokens[position],)), logits=True)[1][0])
+    assert per_position(np.stack(decoded), reference[PROMPT:]) <= TOLERANCE
+
+
+def test_a_ragged_batch_with_a_prefix_hit_agrees(case):
+    driver, tokens, reference = case.drive(), case.tokens, case.reference
+    other = draw_tokens(case.model, 23, 2)
+    case.feed(driver, 0, [PROMPT])
+    driver.open(1, tokens[:PROMPT])
+    driver.open(2, other)
+    hit = driver.tables[0][:4]
+    _, logits = driver.step(
+        driver.row(2, 0, other),
+        driver.row(1, 64, tokens[64:PROMPT], SAMPLE, shared=hit),
+        driver.row(0, PROMPT, (tokens[PROMPT],)),
+        logits=True,
+    )
+    longer = oracle(case.model, other + tokens)  # a scaling that looks at the length looks at one past the original
+    expected = np.stack([longer[len(other) - 1], reference[PROMPT - 1], reference[PROMPT]])
+    assert per_position(logits, expected) <= TOLERANCE
+
+
+def test_control_one_weight_moved_is_found(case):
+    for place in ("layers.0.o", f"layers.{len(case.checkpoint.spec.layers) - 1}.k"):
+        driver = case.drive(moved(case.checkpoint.weights, place))
+        logits, ends = case.feed(driver, 0, [17, 40, PROMPT - 57, DECODED])
+        assert per_position(logits, case.reference[ends]) > TOLERANCE
+
+
+def moved(weights, place):
+    """The weights with one value of a place moved by its tensor's spread."""
+    ref = weights.tensors[place]
     values = ref.tensor.data.view(np.float32).copy()
-    values[7] += 0.5
-    weights["layers.0.v"] = replace(ref, tensor=replace(ref.tensor, data=values.view(np.uint8)))
-    moved = replace(checkpoint.weights, tensors=weights)
-    out = []
-    for source in (checkpoint.weights, moved):
-        driver = Driver(make_backend(checkpoint.spec, source))
-        driver.open(0, tokens[:70])
-        driver.prefill(0, tokens[:70], [])
-        rows = [driver.step(driver.row(0, p, (tokens[p],), SAMPLE), logits=True)[1][0] for p in range(70, 102)]
-        out.append(np.stack(rows))
-    return out[1] - out[0]
+    values[ref.first * ref.tensor.shape[1] + 7] += values.std()
+    changed = replace(ref, tensor=replace(ref.tensor, name=place, data=values.view(np.uint8)))
+    return replace(weights, tensors={**weights.tensors, place: changed})
