@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.core import InvalidRequest, ModelFileError, SamplingParams, check_sampling, limits
+from penstock.formats import num_bytes
 from penstock.model.families import family_of, read_spec
 from penstock.model.fields import Fields
 from penstock.model.gguf_checkpoint import read_gguf_model
@@ -160,5 +161,5 @@ def storage_summary(weights: WeightMap) -> tuple[tuple[str, int], ...]:
     """Storage kind → bytes of the tensors in use, largest first; a tensor named twice counts once."""
     sizes: dict[str, int] = {}
     for tensor in {ref.tensor.name: ref.tensor for ref in weights.tensors.values()}.values():
-        sizes[tensor.storage.value] = sizes.get(tensor.storage.value, 0) + len(tensor.data)
+        sizes[tensor.storage.value] = sizes.get(tensor.storage.value, 0) + num_bytes(tensor.storage, tensor.shape)
     return tuple(sorted(sizes.items(), key=lambda item: (-item[1], item[0])))

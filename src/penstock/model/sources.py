@@ -135,7 +135,7 @@ def fused(name: str, *members: str) -> dict[str, tuple[Source, ...]]:
 
 
 # A mixture as most families save it: one tensor an expert and projection, or stacks with gate and up fused.
-HF_SOURCES: Mapping[str, tuple[Source, ...]] = {
+HF_SOURCES: dict[str, tuple[Source, ...]] = {
     "sinks": (Part("self_attn.sinks", suffixes=("", "")),),
     "router": (Part("mlp.gate"),),
     "experts.gate": (
@@ -156,7 +156,7 @@ HF_SOURCES: Mapping[str, tuple[Source, ...]] = {
     "shared.router": (Part("mlp.shared_expert_gate"),),
 }
 # GGUF stacks experts; its oldest mixtures have one tensor an expert.
-GGUF_SOURCES: Mapping[str, tuple[Source, ...]] = {
+GGUF_SOURCES: dict[str, tuple[Source, ...]] = {
     "sinks": (Part("attn_sinks"),),
     "router": (Part("ffn_gate_inp"),),
     "experts.gate": (Part("ffn_gate_exps", stacked=True), Part("ffn_gate.{}")),

@@ -9,13 +9,18 @@ from penstock.model.dense import Family, refuse_unknown
 from penstock.model.families.gemma import GEMMA
 from penstock.model.families.gemma2 import GEMMA2
 from penstock.model.families.gemma3 import GEMMA3, GEMMA3_TEXT
+from penstock.model.families.gpt_oss import GPT_OSS
 from penstock.model.families.granite import GRANITE
 from penstock.model.families.llama import LLAMA
 from penstock.model.families.mistral import MINISTRAL, MISTRAL
+from penstock.model.families.mixtral import MIXTRAL
 from penstock.model.families.olmo2 import OLMO2
+from penstock.model.families.olmoe import OLMOE
 from penstock.model.families.phi3 import PHI3
 from penstock.model.families.qwen2 import QWEN2
+from penstock.model.families.qwen2_moe import QWEN2_MOE
 from penstock.model.families.qwen3 import QWEN3
+from penstock.model.families.qwen3_moe import QWEN3_MOE
 from penstock.model.families.smollm3 import SMOLLM3
 from penstock.model.fields import Fields, shown
 from penstock.model.spec import DecoderSpec
@@ -36,6 +41,11 @@ FAMILIES: tuple[Family, ...] = (
     OLMO2,
     GRANITE,
     SMOLLM3,
+    MIXTRAL,
+    QWEN2_MOE,
+    QWEN3_MOE,
+    OLMOE,
+    GPT_OSS,
 )
 
 

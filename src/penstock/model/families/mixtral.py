@@ -5,37 +5,28 @@ Knows nothing about files. Invariant: a config that leaves `sliding_window` out 
 
 from __future__ import annotations
 
-from penstock.model.dense import HF_NAMES, Family, RopeRule, Traits, activation, dense_spec
+from penstock.model.dense import Family, Traits, dense_spec
 from penstock.model.fields import Fields
-from penstock.model.mixture import COUNTS, read_counts
+from penstock.model.mixture import COUNTS, read_mixture
+from penstock.model.rope import RopeRule
 from penstock.model.sources import HF_SOURCES, Part
-from penstock.model.spec import DecoderSpec, Mlp
-
-
-def _mlp(config: Fields, index: int) -> Mlp:
-    count, top = read_counts(config)
-    return Mlp(
-        config.integer("intermediate_size"),
-        activation(config),
-        num_experts=count,
-        experts_per_token=top,
-        norm_topk=True,
-    )
+from penstock.model.spec import DecoderSpec
 
 
 def _spec(config: Fields) -> DecoderSpec:
     if config.get("layer_types") is not None:
         raise config.error("layer_types is not supported for mixtral.")
     window = config.optional_integer("sliding_window", high=2**31)
-    return dense_spec(config, "mixtral", Traits(window=window, rope=RopeRule(theta=1e6), mlp=_mlp))
+    mlp = read_mixture(config, config.integer("intermediate_size"), norm_topk=True)
+    return dense_spec(config, "mixtral", Traits(window=window, rope=RopeRule(theta=1e6), mlp=lambda config, index: mlp))
 
 
+# Its GGUF files declare the architecture "llama".
 MIXTRAL = Family(
     "mixtral",
     "MixtralForCausalLM",
     _spec,
-    gguf_architecture=None,  # its GGUF files declare the architecture "llama"
-    names=HF_NAMES,
+    gguf_architecture=None,
     sources=HF_SOURCES
     | {
         "router": (Part("block_sparse_moe.gate"), *HF_SOURCES["router"]),
@@ -43,6 +34,11 @@ MIXTRAL = Family(
         "experts.up": (Part("block_sparse_moe.experts.{}.w3"), *HF_SOURCES["experts.up"]),
         "experts.down": (Part("block_sparse_moe.experts.{}.w2"), *HF_SOURCES["experts.down"]),
     },
-    defaults={"num_key_value_heads": 8, "num_experts_per_tok": 2, "num_local_experts": 8, "rms_norm_eps": 1e-5},
+    defaults={
+        "num_key_value_heads": 8,
+        "num_experts_per_tok": 2,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 131072,
+    },
     reads=frozenset(COUNTS),
 )
