@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.backend.driver import Driver, make_backend
-from tests.model.zoo import DENSE, VOCAB, make_zoo_model, save
+from tests.model.zoo import DENSE, TEXT_PARTS, VOCAB, make_zoo_model, save
 
 from penstock.core import SAMPLE
 from penstock.model import open_checkpoint
@@ -14,7 +14,7 @@ from penstock.model import open_checkpoint
 TOLERANCE = 1e-4
 PROMPT, DECODED = 70, 32
 PAGES = range(63, -1, -1)  # pages are handed out from the last to the first
-NAMES = tuple(name for name in DENSE if name != "olmo2")
+NAMES = (*(name for name in DENSE if name != "olmo2"), *TEXT_PARTS)
 
 
 def tokens_of(count, seed):

@@ -147,12 +147,19 @@ ENTRIES: dict[str, tuple[str, dict[str, object]]] = {
     ),
 }
 ZOO = tuple(ENTRIES)
+# Models of more than text, whose text part is the entry named.
+TEXT_PARTS = {"gemma3": "gemma3_text"}
+_VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+_VISION |= {"image_size": 28, "patch_size": 14}
 MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss")
 DENSE = tuple(name for name in ZOO if name not in MIXTURES)
 
 
 def make_config(name: str, wide: bool = False, **changes: object) -> hf.PretrainedConfig:
     """The config of an entry; `wide` gives rows of 256, `changes` override any field."""
+    if name in TEXT_PARTS:
+        text = make_config(TEXT_PARTS[name], wide, **changes).to_dict()
+        return hf.AutoConfig.for_model(name, text_config=text, vision_config=dict(_VISION), mm_tokens_per_image=4)
     model_type, fields = ENTRIES[name]
     sizes = SIZES | fields
     if wide:

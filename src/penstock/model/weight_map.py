@@ -62,6 +62,7 @@ def fill(
         identity=identity_of(files, config),
         files=tuple(str(file.path) for file in files),
         total_bytes=sum(filler.used.values()),
+        skipped=filler.skipped,
     )
 
 
@@ -72,12 +73,26 @@ class _Filler:
         source: the file or folder, for messages.
         refs: place → its values.
         used: stored name → bytes.
+        skipped: stored names of parts that the family does not serve.
     """
 
     def __init__(self, family: Family, files: Sequence[TensorFile], gguf: bool) -> None:
         self.names = family.gguf_names if gguf else family.names
         self.source = str(files[0].path if len(files) == 1 else files[0].path.parent)
-        self.tensors, self.foreign = merge(files)
+        tensors, foreign = merge(files)
+        canonical = str if gguf else family.canonical
+        named = {name: canonical(name) for name in (*tensors, *foreign)}
+        self.skipped = tuple(sorted(name for name, known in named.items() if known is None))
+        if len(set(named.values())) + max(len(self.skipped) - 1, 0) != len(named):
+            raise ModelFileError(
+                f"{self.source}: two tensors have one place.", hint="a name with and without its prefix."
+            )
+        self.tensors = {
+            known: tensor if known == name else replace(tensor, name=known)
+            for name, tensor in tensors.items()
+            if (known := named[name]) is not None
+        }
+        self.foreign = {known: kind for name, kind in foreign.items() if (known := named[name]) is not None}
         self.refs: dict[str, WeightRef] = {}
         self.used: dict[str, int] = {}
         self._sources = family.gguf_sources if gguf else family.sources

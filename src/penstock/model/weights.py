@@ -47,9 +47,13 @@ class WeightRef:
 
 @dataclass(frozen=True, slots=True)
 class WeightMap:
-    """All places of one model and what a start needs to know of its files."""
+    """All places of one model and what a start needs to know of its files.
+
+    `skipped` names the stored tensors of parts that are not served, such as the path of images.
+    """
 
     tensors: Mapping[str, WeightRef]
     identity: str  # hex SHA-256 of header(s) or manifest: model identity and pack cache key
     files: tuple[str, ...]  # paths, for messages and for dropping pages after a repack
     total_bytes: int
+    skipped: tuple[str, ...] = ()
