@@ -120,11 +120,19 @@ def data_start(raw: bytes) -> tuple[int, int]:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"llama__expert_count": 8}, "num_local_experts"),
-        ({"llama__rope__dimension_count": 8}, "dimension_count is 8"),
-        ({"llama__attention__sliding_window": 64}, "sliding_window"),
-        ({"llama__rope__scaling__type": "spiral", "llama__rope__scaling__factor": 2.0}, "scaling.type 'spiral'"),
+        ({"llama__expert_count": 8}, "expert_used_count is missing"),
+        ({"llama__expert_count": 8, "llama__expert_used_count": 2}, "blk.0.ffn_gate_inp.weight is missing"),
+        ({"llama__rope__dimension_count": 8}, "partial_rotary_factor"),
+        ({"llama__rope__dimension_count": 32}, "rope.dimension_count is 32"),
+        ({"llama__rope__scaling__type": "spiral", "llama__rope__scaling__factor": 2.0}, "scaling.type is 'spiral'"),
+        ({"llama__rope__scaling__yarn_attn_factor": 2.0}, "yarn_attn_factor' is 2.0"),
+        ({"llama__rope__freq_base_swa": 1e4}, "freq_base_swa"),
+        ({"llama__attention__key_length_mla": 8}, "key_length_mla"),
+        ({"llama__attention__temperature_scale": 0.5}, "temperature_scale"),
+        ({"llama__expert_gating_func": 2}, "expert_gating_func"),
         ({"llama__logit_scale": 0.25}, "logit_scale"),
+        ({"llama__shiny_new_trick": 1}, "shiny_new_trick"),
+        ({"general__type": "mmproj"}, "general.type is 'mmproj'"),
         ({"split__count": 2}, "one of 2 files"),
     ],
 )
