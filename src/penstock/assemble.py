@@ -15,7 +15,7 @@ from penstock.backend.cpu import CpuBackend, CpuOptions, Pool, read_machine
 from penstock.core import ConfigError, EngineConfig, ModelFileError, Request, SamplingParams, limits
 from penstock.engine import Engine, EngineThread, WallClock
 from penstock.kv import KvManager, KvSize, size_kv
-from penstock.model import Checkpoint, open_checkpoint
+from penstock.model import Checkpoint, find_pulled, open_checkpoint
 from penstock.sched import Scheduler
 from penstock.text import Tokenizer, load_gguf_tokenizer, load_tokenizer
 
@@ -28,7 +28,7 @@ class LoadOptions:
     """Choices of one model's start.
 
     Attributes:
-        model: a local folder, a .gguf file, a hub id, or None for the bundled model.
+        model: a local folder, a .gguf file, a hub id (owner/name, :TYPE, /file.gguf), or None for the bundled model.
         revision: of a hub id: branch, tag or commit.
         max_model_tokens: longest prompt plus output; None takes the model's own, cut to what fits.
         kv_bytes: bytes of KV; None chooses from free memory.
@@ -108,20 +108,24 @@ class LoadedModel:
         self.client.close(grace_s)
 
 
-def find_model(model: str | None, revision: str | None = None) -> Path:
-    """The local path of a model: bundled, on disk, or fetched from the hub.
+def find_model(
+    model: str | None, revision: str | None = None, say: Callable[[str], None] = lambda line: None
+) -> Path:
+    """The local path of a model: bundled, on disk, pulled before, or pulled from the hub now.
 
     Raises:
-        ModelFileError: it is nowhere to be had.
+        ModelFileError: it is nowhere to be had, or was changed since it was pulled.
     """
     if model is None:
         return BUNDLED
     path = Path(model).expanduser()
     if path.exists():
         return path
+    if (pulled := find_pulled(model, revision, say)) is not None:
+        return pulled
     from penstock.model.hub import resolve_model
 
-    return resolve_model(model, revision=revision)
+    return resolve_model(model, revision, say)
 
 
 def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
@@ -157,7 +161,7 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, p
         ModelFileError: a file is missing, corrupt, mismatched or of an unknown kind.
         ConfigError: a choice cannot be met.
     """
-    checkpoint = open_checkpoint(find_model(options.model, options.revision))
+    checkpoint = open_checkpoint(find_model(options.model, options.revision, say))
     context = _context(options, checkpoint)
     if context > checkpoint.spec.max_tokens:
         raise ConfigError(

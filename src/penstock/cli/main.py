@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from penstock import __version__
-from penstock.cli import chat, doctor, inspect, run, serve, train
+from penstock.cli import chat, doctor, inspect, list_models, pull, rm, run, serve, train, verify
 from penstock.core import ConfigError, InvalidRequest, PenstockError
 
 SETTINGS_VARIABLE = "PENSTOCK_CONFIG"
@@ -62,6 +62,10 @@ for verb in (serve.serve, run.run, chat.chat, train.train):
     app.command(epilog=f"A flag is also a variable: --threads is PENSTOCK_{verb.__name__.upper()}_THREADS.")(verb)
 app.command()(doctor.doctor)
 app.command()(inspect.inspect)
+app.command()(pull.pull)
+app.command("list")(list_models.list_models)
+app.command()(rm.rm)
+app.command()(verify.verify)
 
 
 def command() -> Any:
@@ -111,7 +115,11 @@ def read_settings(path: Path | None) -> dict[str, Any]:
 
 def _checked(path: Path, data: dict[str, Any]) -> dict[str, Any]:
     """The file's tables with parameter names for flags' names."""
-    known = {command.callback.__name__: command.callback for command in app.registered_commands if command.callback}
+    known = {
+        command.name or command.callback.__name__: command.callback
+        for command in app.registered_commands
+        if command.callback
+    }
     for verb, table in data.items():
         if verb not in known or not isinstance(table, dict):
             raise ConfigError(

@@ -74,14 +74,14 @@ def check_existing(model: str | None) -> None:
     """
     if model is None or Path(model).expanduser().exists():
         return
-    looks_local = (
-        model.startswith((".", "/", "~")) or model.endswith((".gguf", ".safetensors")) or model.count("/") != 1
-    )
+    inside_repo = model.count("/") >= 2 and model.endswith(".gguf")  # owner/name/file.gguf
+    looks_local = model.startswith((".", "/", "~")) or not (inside_repo or model.count("/") == 1)
+    looks_local = looks_local or (model.endswith((".gguf", ".safetensors")) and not inside_repo)
     if looks_local:
         raise ConfigError(
             f"no such file or folder: {model}.",
             param="model",
-            hint="give a folder, a .gguf file or an owner/name hub id.",
+            hint="give a folder, a .gguf file or a hub id: owner/name, owner/name:Q4_K_M or owner/name/file.gguf.",
         )
 
 

@@ -5,6 +5,7 @@ Downloads live in `penstock.model.hub`, which this door does not import: a local
 
 from penstock.model.checkpoint import Checkpoint, open_checkpoint
 from penstock.model.facts import ModelFacts, inspect_checkpoint
+from penstock.model.repo_cache import find_pulled
 from penstock.model.spec import Activation, Attention, DecoderSpec, Layer, Mlp, QkNorm, Rope, RopeKind
 from penstock.model.weights import WeightMap, WeightRef
 
@@ -21,6 +22,7 @@ __all__ = [
     "RopeKind",
     "WeightMap",
     "WeightRef",
+    "find_pulled",
     "inspect_checkpoint",
     "open_checkpoint",
 ]
