@@ -13,7 +13,7 @@ from penstock.model.checkpoint import CONFIG, local_path, open_checkpoint, stora
 from penstock.model.families import family_of, read_spec
 from penstock.model.fields import Fields
 from penstock.model.json_file import read_json
-from penstock.model.places import count_parameters, kv_values_per_token
+from penstock.model.places import count_active_parameters, count_parameters, kv_values_per_token
 from penstock.model.safetensors_file import INDEX
 from penstock.model.spec import DecoderSpec
 
@@ -28,6 +28,7 @@ class ModelFacts:
         name: the folder's or file's name.
         spec: the decoder.
         num_parameters: trained values; a tied head counts once.
+        num_active_parameters: those that one token meets; fewer in a mixture of experts.
         total_bytes: of the weights in use; 0 where only a config was there.
         bytes_by_storage: storage kind → bytes, largest first; () where only a config was there.
         quantization: the kind that most bytes have, or None for floats and bare configs.
@@ -37,6 +38,7 @@ class ModelFacts:
     name: str
     spec: DecoderSpec
     num_parameters: int
+    num_active_parameters: int
     total_bytes: int
     bytes_by_storage: tuple[tuple[str, int], ...]
     quantization: str | None
@@ -49,7 +51,7 @@ class ModelFacts:
         rows = [
             ("model", self.name),
             ("family", spec.family),
-            ("parameters", f"{self.num_parameters:,}"),
+            ("parameters", f"{self.num_parameters:,}{self._active()}"),
             ("layers", f"{len(spec.layers)}"),
             ("hidden", f"{spec.hidden:,} (feed-forward {mlp.intermediate:,}, {mlp.activation.value})"),
             ("heads", f"{attention.num_heads} of {attention.head_dim} (key-value {attention.num_kv_heads})"),
@@ -66,6 +68,13 @@ class ModelFacts:
         for kind, size in self.kv_bytes_per_token:
             rows.append((f"KV {kind}", f"{size:,} bytes a token"))
         return "\n".join(f"{name:<13} {value}" for name, value in rows)
+
+    def _active(self) -> str:
+        mixture = next((layer.mlp for layer in self.spec.layers if layer.mlp.num_experts), None)
+        if mixture is None:
+            return ""
+        chosen = f"{mixture.experts_per_token} of {mixture.num_experts} experts"
+        return f" ({self.num_active_parameters:,} a token: {chosen})"
 
 
 def _rope(spec: DecoderSpec) -> str:
@@ -98,6 +107,7 @@ def _facts(name: str, spec: DecoderSpec, storage: tuple[tuple[str, int], ...]) -
         name=name,
         spec=spec,
         num_parameters=count_parameters(spec),
+        num_active_parameters=count_active_parameters(spec),
         total_bytes=sum(size for _, size in storage),
         bytes_by_storage=storage,
         quantization=storage[0][0] if storage and storage[0][0] not in floats else None,

@@ -61,8 +61,9 @@ def read_mixture(config: Fields, intermediate: int, norm_topk: bool) -> Mlp:
 
 
 def sparse_layers(config: Fields, mixture: Mlp) -> Callable[[Fields, int], Mlp]:
-    """The feed-forward of layer i: the mixture in every `decoder_sparse_step`th layer, counted from one, that
-    `mlp_only_layers` does not name; a plain one of `intermediate_size` in the others.
+    """The feed-forward of layer i: the mixture, or a plain one of `intermediate_size`.
+
+    Every `decoder_sparse_step`th layer, counted from one, is a mixture where `mlp_only_layers` does not name it.
 
     Raises:
         ModelFileError: a field is of another type or out of range.
