@@ -66,12 +66,12 @@ LIES = {
     "tensor count": (head(tensors=2**63) + PAD, "tensors"),
     "key count": (head(keys=2**40) + PAD, "keys"),
     "string length": (head(keys=1) + struct.pack("<Q", 2**60) + PAD, "at most"),
-    "array count": (head(keys=1) + key(b"k", 9, struct.pack("<IQ", 4, 2**62)) + PAD, "entries"),
+    "array count": (head(keys=1) + key(b"k", 9, struct.pack("<IQ", 4, 2**62)) + PAD, "bytes of memory"),
     "array after array": (
         head(keys=3)
         + b"".join(key(name, 9, struct.pack("<IQ", 0, 2**23) + bytes(2**23)) for name in (b"a", b"b", b"c"))
         + PAD,
-        "in all arrays",
+        "bytes of memory",
     ),
     "array past end": (head(keys=1) + key(b"k", 9, struct.pack("<IQ", 12, 2**20)) + PAD, "left"),
     "strings past end": (head(keys=1) + key(b"k", 9, struct.pack("<IQ", 8, 2**20)) + PAD, "strings"),

@@ -28,20 +28,19 @@ _MAX_ALIGNMENT = 1 << 20
 _MAX_KEY_BYTES = 65_535
 _DEFAULT_ALIGNMENT = 32
 _STRING, _ARRAY = 8, 9
+_ONE_BYTE = (0, 1, 7)
 _SCALARS = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "|b1", 10: "<u8", 11: "<i8", 12: "<f8",
 }  # fmt: skip
-_SERVED = {
-    0: Storage.F32, 1: Storage.F16, 2: Storage.Q4_0, 8: Storage.Q8_0, 12: Storage.Q4_K, 14: Storage.Q6_K,
-    30: Storage.BF16,
+_KINDS = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K",
+    12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
+    20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
+    29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
-# Kinds of the format that are not served: names for messages.
-_FOREIGN = {
-    3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 13: "Q5_K", 15: "Q8_K", 16: "IQ2_XXS",
-    17: "IQ2_XS",
-    18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32",
-    27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
-}  # fmt: skip
+_SERVED = {number: Storage[name] for number, name in _KINDS.items() if name in Storage.__members__}
+# Memory that Python's objects take, in bytes: charged before they are made.
+_STRING_COST, _NUMBER_COST, _BYTE_COST, _KEY_COST, _TENSOR_COST = 88, 40, 8, 256, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,8 @@ class _Cursor:
     def __init__(self, path: Path, data: npt.NDArray[np.uint8]) -> None:
         self.path = path
         self.at = 0
-        self.entries = 0  # of all arrays so far: a byte in the file is an object in memory
         self._data = data.data
+        self._budget = limits.MAX_OVERHEAD_BYTES + len(data)
 
     @property
     def left(self) -> int:
@@ -77,6 +76,15 @@ class _Cursor:
 
     def error(self, message: str) -> ModelFileError:
         return ModelFileError(f"{self.path}: {message}")
+
+    def charge(self, count: int, cost: int, what: str) -> None:
+        """Passes while the objects that the file asks for take no more than their bound above its size."""
+        self._budget -= count * cost
+        if self._budget < 0:
+            raise self.error(
+                f"{what} would take {shown(count * cost)} bytes of memory; all may take "
+                f"{limits.MAX_OVERHEAD_BYTES} above the file's size."
+            )
 
     def take(self, count: int, what: str) -> memoryview:
         if count > self.left:
@@ -147,12 +155,13 @@ def _counts(cursor: _Cursor) -> tuple[int, int]:
     if version not in _VERSIONS:
         raise cursor.error(f"GGUF version {version}; versions 2 and 3 (little-endian) are read.")
     num_tensors, num_keys = cursor.u64("the tensor count"), cursor.u64("the key count")
-    for what, count, limit, least in (
-        ("tensors", num_tensors, limits.MAX_TENSORS, 32),
-        ("keys", num_keys, limits.MAX_GGUF_KEYS, 13),
+    for what, count, limit, least, cost in (
+        ("tensors", num_tensors, limits.MAX_TENSORS, 32, _TENSOR_COST),
+        ("keys", num_keys, limits.MAX_GGUF_KEYS, 13, _KEY_COST),
     ):
         if count > limit or count * least > cursor.left:
             raise cursor.error(f"{count} {what}; at most {min(limit, cursor.left // least)} can be in this file.")
+        cursor.charge(count, cost, f"{count} {what}")
     return num_tensors, num_keys
 
 
@@ -176,15 +185,13 @@ def _value(cursor: _Cursor, key: str, kind: int) -> object:
 
 def _array(cursor: _Cursor, key: str) -> list[object]:
     kind, count = cursor.u32(key), cursor.u64(key)
-    cursor.entries += count
-    if cursor.entries > limits.MAX_GGUF_ARRAY:
-        raise cursor.error(
-            f"{shown(key)} has {count} entries; at most {limits.MAX_GGUF_ARRAY} are read in all arrays of a file."
-        )
+    what = f"{shown(key)}, {count} entries,"
     if kind != _STRING:
+        cursor.charge(count, _BYTE_COST if kind in _ONE_BYTE else _NUMBER_COST, what)
         return _numbers(cursor, key, kind, count)
     if count * 8 > cursor.left:
         raise cursor.error(f"truncated or corrupt: {key} has {count} strings; {cursor.left} bytes are left.")
+    cursor.charge(count, _STRING_COST, what)
     return list(cursor.strings(key, count, limits.MAX_GGUF_STRING_BYTES))
 
 
@@ -222,8 +229,8 @@ def _views(
     at = 0
     for info in sorted(infos, key=lambda info: info.offset):
         where = f"tensor {shown(info.name)}"
-        if info.kind in _FOREIGN:
-            foreign[info.name] = _FOREIGN[info.kind]
+        if info.kind in _KINDS and info.kind not in _SERVED:
+            foreign[info.name] = _KINDS[info.kind]
             continue
         size = _size(cursor, info)
         if info.offset % alignment:
