@@ -55,23 +55,30 @@ def rope_frequencies(rope: Rope, max_model_tokens: int) -> tuple[_F64, float]:
         raise ModelFileError(
             f"rope dims {rope.dims} or theta {rope.theta} is impossible; dims must be even, theta > 0."
         )
-    scaling = dict(rope.scaling)
-    default = _default(rope.theta, rope.dims)
-    if rope.kind is RopeKind.DEFAULT:
-        result = default, 1.0
-    elif rope.kind is RopeKind.LINEAR:
-        result = default / _positive(scaling, "factor"), 1.0
-    elif rope.kind is RopeKind.DYNAMIC:
-        result = _dynamic(rope, scaling, max_model_tokens), 1.0
-    elif rope.kind is RopeKind.LLAMA3:
-        result = _llama3(rope, scaling, default), 1.0
-    elif rope.kind is RopeKind.YARN:
-        result = _yarn(rope, scaling, default)
-    else:
-        result = _longrope(rope, scaling, default, max_model_tokens)
+    try:
+        with np.errstate(all="ignore"):
+            result = _by_rule(rope, max_model_tokens)
+    except (ArithmeticError, ValueError):  # beyond what floats can hold
+        result = np.full(1, np.nan), 1.0
     if not np.isfinite(result[0]).all() or not math.isfinite(result[1]):
         raise ModelFileError(f"rope scaling {rope.kind.value} gives frequencies that are not finite.")
     return result
+
+
+def _by_rule(rope: Rope, max_model_tokens: int) -> tuple[_F64, float]:
+    scaling = dict(rope.scaling)
+    default = _default(rope.theta, rope.dims)
+    if rope.kind is RopeKind.DEFAULT:
+        return default, 1.0
+    if rope.kind is RopeKind.LINEAR:
+        return default / _positive(scaling, "factor"), 1.0
+    if rope.kind is RopeKind.DYNAMIC:
+        return _dynamic(rope, scaling, max_model_tokens), 1.0
+    if rope.kind is RopeKind.LLAMA3:
+        return _llama3(rope, scaling, default), 1.0
+    if rope.kind is RopeKind.YARN:
+        return _yarn(rope, scaling, default)
+    return _longrope(rope, scaling, default, max_model_tokens)
 
 
 def _default(theta: float, dims: int) -> _F64:
