@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.model.made_models import make_model, save, write_gguf
 
-from penstock.core import ModelFileError
+from penstock.core import ModelFileError, SamplingParams
 from penstock.formats.gguf_blocks import dequantize
 from penstock.model import RopeKind, WeightRef, inspect_checkpoint, open_checkpoint
 from penstock.model.gguf_file import read_gguf
@@ -154,29 +154,81 @@ def test_scaling_is_read(tmp_path: Path) -> None:
     assert rope.kind is RopeKind.YARN and rope.original_tokens == 64
 
 
-def test_files_of_a_set_open_together(tmp_path: Path) -> None:
-    path = write_gguf(make_model("qwen3"), tmp_path / "whole.gguf")
-    whole, reader = open_checkpoint(path), gguf.GGUFReader(path)
-    parts = [tmp_path / f"m-{number:05d}-of-00002.gguf" for number in (1, 2)]
-    first = gguf.GGUFWriter(tmp_path / "first.gguf", "qwen3")
-    second = gguf.GGUFWriter(parts[1], "qwen3")
-    for index, tensor in enumerate(reader.tensors):
-        (first, second)[index % 2].add_tensor(tensor.name, np.array(tensor.data))
-    for key, value in read_gguf(path).metadata.items():
-        if key.startswith("qwen3."):
-            (first.add_float32 if isinstance(value, float) else first.add_uint32)(key, value)
-    for number, writer in enumerate((first, second)):
-        writer.add_uint16("split.count", 2)
-        writer.add_uint16("split.no", number)
+def write_set(folder: Path, **changes: dict[int, dict[str, object]]) -> list[Path]:
+    """A qwen3 model in three files; `changes` maps a file's index to other values of its split keys."""
+    path = write_gguf(make_model("qwen3"), folder / "whole.gguf")
+    reader = gguf.GGUFReader(path)
+    paths = [folder / f"m-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
+    for index, target in enumerate(paths):
+        aside = folder / "part.gguf"  # gguf-py gives names of its own to shards
+        writer = gguf.GGUFWriter(aside, "qwen3")
+        for tensor in reader.tensors[index::3]:
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+        if index == 0:
+            for key, value in read_gguf(path).metadata.items():
+                if key.startswith("qwen3."):
+                    (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(key, value)
+        keys = {"split.no": index, "split.count": 3, "split.tensors.count": len(reader.tensors)}
+        for key, value in (keys | changes.get(f"file{index}", {})).items():
+            if value is not None:
+                writer.add_int32(key, value)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    shutil.move(tmp_path / "first.gguf", parts[0])
-    opened = open_checkpoint(parts[0])
-    assert opened.spec == whole.spec and len(opened.weights.files) == 2
-    with pytest.raises(ModelFileError, match="file 2 of 2"):
-        open_checkpoint(parts[1])
-    parts[1].unlink()
-    with pytest.raises(ModelFileError, match="no such file"):
-        open_checkpoint(parts[0])
+        shutil.move(aside, target)
+    return paths
+
+
+def test_files_of_a_set_open_together(tmp_path: Path) -> None:
+    paths = write_set(tmp_path)
+    whole, opened = open_checkpoint(tmp_path / "whole.gguf"), open_checkpoint(paths[0])
+    assert opened.spec == whole.spec and opened.weights.files == tuple(map(str, paths))
+    assert opened.weights.total_bytes == whole.weights.total_bytes
+    for place, ref in whole.weights.tensors.items():
+        assert np.array_equal(ref_values(ref), ref_values(opened.weights.tensors[place]))
+
+
+def test_a_part_of_a_set_that_is_missing_or_foreign_is_named(tmp_path: Path) -> None:
+    paths = write_set(tmp_path)
+    with pytest.raises(ModelFileError, match="file 2 of 3"):
+        open_checkpoint(paths[1])
+    renamed = tmp_path / "model.gguf"
+    shutil.copy(paths[0], renamed)
+    with pytest.raises(ModelFileError, match="one of 3 files"):
+        open_checkpoint(renamed)
+    saved = paths[1].read_bytes()
+    paths[1].unlink()
+    with pytest.raises(ModelFileError, match=r"m-00002-of-00003\.gguf: no such file"):
+        open_checkpoint(paths[0])
+    shutil.copy(paths[2], paths[1])
+    with pytest.raises(ModelFileError, match=r"m-00002-of-00003\.gguf: split\.no is 2; 1 is needed"):
+        open_checkpoint(paths[0])
+    paths[1].write_bytes(saved)
+    open_checkpoint(paths[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"file1": {"split.count": 4}}, "split.count is 4; 3 is needed"),
+        ({"file2": {"split.no": None}}, "split.no is None"),
+        ({"file2": {"split.tensors.count": 9}}, "split.tensors.count is 9, not that of"),
+        ({f"file{index}": {"split.tensors.count": 9} for index in range(3)}, "the 3 files hold"),
+    ],
+)
+def test_sets_that_contradict_themselves_are_refused(changes: dict, words: str, tmp_path: Path) -> None:
+    paths = write_set(tmp_path, **changes)
+    with pytest.raises(ModelFileError) as caught:
+        open_checkpoint(paths[0])
+    assert words in str(caught.value)
+
+
+def test_recommended_sampling_is_the_default(tmp_path: Path) -> None:
+    path = write_gguf(make_model("llama"), tmp_path / "a.gguf")
+    assert open_checkpoint(path).generation_defaults == SamplingParams()
+    keys = {"general__sampling__temp": 0.6, "general__sampling__top_k": 20, "general__sampling__top_p": 0.95}
+    defaults = open_checkpoint(add_keys(path, tmp_path / "b.gguf", **keys)).generation_defaults
+    assert defaults == SamplingParams(temperature=0.6, top_k=20, top_p=0.95)
+    with pytest.raises(ModelFileError, match="temperature"):
+        open_checkpoint(add_keys(path, tmp_path / "c.gguf", general__sampling__temp=-1.0))

@@ -72,7 +72,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         gguf_metadata=model.metadata,
         eos_token_ids=model.eos_token_ids,
         bos_token_id=model.bos_token_id,
-        generation_defaults=SamplingParams(),
+        generation_defaults=generation_defaults(model.generation),
         storage=storage_summary(weights),
     )
 

@@ -24,6 +24,14 @@ from penstock.model.tensor_file import TensorFile, merge
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.ASCII | re.DOTALL)
 
+_SAMPLING = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class GgufModel:
@@ -35,6 +43,7 @@ class GgufModel:
         files: in order.
         metadata: of the first file.
         eos_token_ids, bos_token_id: as the tokenizer's keys declare them.
+        generation: recommended sampling, in the names of a generation config.
     """
 
     family: Family
@@ -43,6 +52,7 @@ class GgufModel:
     metadata: Mapping[str, object]
     eos_token_ids: tuple[int, ...]
     bos_token_id: int | None
+    generation: Fields
 
 
 def read_gguf_model(path: Path) -> GgufModel:
@@ -76,7 +86,14 @@ def read_gguf_model(path: Path) -> GgufModel:
         metadata=metadata,
         eos_token_ids=tuple(sorted({token for token in ids if token is not None})),
         bos_token_id=source.optional_integer("tokenizer.ggml.bos_token_id", 0, spec.vocab - 1),
+        generation=_generation(source),
     )
+
+
+def _generation(source: Fields) -> Fields:
+    """What `general.sampling.` recommends; a decimal that was stored as float32 reads as it was written."""
+    found = {name: source.optional_number(f"general.sampling.{key}") for key, name in _SAMPLING.items()}
+    return Fields({name: float(f"{value:.7g}") for name, value in found.items() if value is not None}, source.source)
 
 
 def _open_all(path: Path) -> tuple[GgufFile, ...]:
