@@ -58,9 +58,25 @@ void check_bytes(const char* name, int64_t have, int64_t want) {
 void check_float(const MatrixHandle& h, int64_t count) {
   const int64_t item = h.matrix.layout == Layout::f32 ? 4 : 2;
   check_bytes("codes", size_of(h.codes), count * item);
-  need(size_of(h.scales) + size_of(h.subscales) + size_of(h.mins) == 0, "a float layout has no scales, subscales or mins");
+  need(!h.scales && !h.subscales && !h.mins && !h.codebook, "a float layout has no scales, subscales, mins or codebook");
   need(reinterpret_cast<uintptr_t>(h.matrix.codes) % static_cast<uintptr_t>(item) == 0,
        "codes are not aligned to their element size");
+}
+
+void check_scale_form(const MatrixHandle& h) {
+  const Matrix& w = h.matrix;
+  switch (w.scale_form) {
+    case ScaleForm::half:
+      return;
+    case ScaleForm::e8m0:
+      return need(!w.super && !h.mins, "exponents are scales of one level without mins");
+    case ScaleForm::nibbles:
+      return need(w.super && !h.mins, "nibbles are subscales with their minima; they need super > 0 and no mins");
+    case ScaleForm::six_bits:
+      return need(w.super && !h.mins && w.k / w.group % 4 == 0,
+                  "subscales of six bits need super > 0, no mins and a multiple of four groups");
+  }
+  refuse("scale_form " + std::to_string(static_cast<int>(w.scale_form)) + " is unknown");
 }
 
 void check_codes(const MatrixHandle& h) {
@@ -73,17 +89,15 @@ void check_codes(const MatrixHandle& h) {
   need(w.zero >= 0 && w.zero <= 255, "zero is " + std::to_string(w.zero) + "; it must be 0 to 255");
   need(w.super == 0 || (w.super > 0 && w.super % w.group == 0 && w.k % w.super == 0),
        "super must be 0 or a multiple of group that divides k");
-  const int64_t lanes = (w.n + 31) / 32 * 32, groups = lanes * (w.k / w.group);
-  check_bytes("codes", size_of(h.codes), lanes * w.k / 8 * w.bits);
-  if (w.super) {
-    check_bytes("scales", size_of(h.scales), lanes * (w.k / w.super) * (h.mins ? 4 : 2));
-    check_bytes("subscales", size_of(h.subscales), groups);
-    if (h.mins) check_bytes("mins", size_of(h.mins), groups);
-  } else {
-    check_bytes("scales", size_of(h.scales), groups * 2);
-    need(!h.subscales, "subscales need super > 0");
-    if (h.mins) check_bytes("mins", size_of(h.mins), groups * 2);
-  }
+  need(!h.codebook || (w.bits == 4 && size_of(h.codebook) == 16), "a codebook has 16 bytes and needs bits = 4");
+  check_scale_form(h);
+  const ArrayBytes want = array_bytes(w, w.has_minimum());
+  check_bytes("codes", size_of(h.codes), want.codes);
+  check_bytes("scales", size_of(h.scales), want.scales);
+  need(w.super || !h.subscales, "subscales need super > 0");
+  check_bytes("subscales", size_of(h.subscales), want.subscales);
+  check_bytes("mins", size_of(h.mins), want.mins);
+  if (w.scale_form == ScaleForm::e8m0) return;
   for (const uint8_t* p : {w.scales, w.super ? nullptr : w.mins})
     need(reinterpret_cast<uintptr_t>(p) % 2 == 0, "scales are not aligned to 2 bytes");
 }
@@ -106,12 +120,14 @@ void check_matrix(const MatrixHandle& h) {
 }
 
 void init_matrix(MatrixHandle* self, int layout, int64_t n, int64_t k, Bytes codes, std::optional<Bytes> scales,
-                 std::optional<Bytes> subscales, std::optional<Bytes> mins, int bits, int group, int super, int zero) {
+                 std::optional<Bytes> subscales, std::optional<Bytes> mins, int bits, int group, int super, int zero,
+                 int scale_form, std::optional<Bytes> codebook) {
   MatrixHandle h;
   h.codes = std::move(codes);
   h.scales = std::move(scales);
   h.subscales = std::move(subscales);
   h.mins = std::move(mins);
+  h.codebook = std::move(codebook);
   h.matrix = {static_cast<Layout>(layout),
               bits,
               group,
@@ -122,7 +138,9 @@ void init_matrix(MatrixHandle* self, int layout, int64_t n, int64_t k, Bytes cod
               data_of(h.subscales),
               data_of(h.mins),
               super,
-              zero};
+              zero,
+              static_cast<ScaleForm>(scale_form),
+              data_of(h.codebook)};
   check_matrix(h);
   new (self) MatrixHandle(std::move(h));
 }
@@ -152,12 +170,10 @@ uint8_t* room_for(const char* name, const std::optional<BytesOut>& array, int64_
   return array ? array->data() : nullptr;
 }
 
-Stored stored_of(const std::string& kind) {
-  if (kind == "Q8_0") return Stored::q8_0;
-  if (kind == "Q4_0") return Stored::q4_0;
-  if (kind == "Q4_K") return Stored::q4_k;
-  if (kind == "Q6_K") return Stored::q6_k;
-  refuse("storage kind '" + kind.substr(0, 64) + "' has no group codes");
+const StoredForm& form_of(const std::string& kind) {
+  const StoredForm* form = stored_form(kind.c_str());
+  need(form != nullptr, "storage kind '" + kind.substr(0, 64) + "' has no group codes");
+  return *form;
 }
 
 void check_rows(const RowIndex& rows, int64_t stored) {
@@ -169,28 +185,27 @@ void check_rows(const RowIndex& rows, int64_t stored) {
 void run_pack(Pool& pool, const std::string& kind, const Bytes& data, int64_t n, int64_t k, const std::optional<RowIndex>& rows,
               BytesOut& codes, const std::optional<BytesOut>& scales, const std::optional<BytesOut>& subscales,
               const std::optional<BytesOut>& mins) {
-  const Stored stored = stored_of(kind);
-  const bool super = stored == Stored::q4_k || stored == Stored::q6_k;
-  const int64_t multiple = super ? 256 : 32;
+  const StoredForm& form = form_of(kind);
   constexpr int64_t most = int64_t{1} << 31;
-  need(n > 0 && n < most && k > 0 && k < most && k % multiple == 0,
-       "n and k must be 1 to 2^31 - 1, k a multiple of " + std::to_string(multiple));
+  need(n > 0 && n < most && k > 0 && k < most && k % form.block == 0,
+       "n and k must be 1 to 2^31 - 1, k a multiple of " + std::to_string(form.block));
   need(!rows || static_cast<int64_t>(rows->shape(0)) == n, "rows must have n elements");
-  const int64_t row_bytes = stored_row_bytes(stored, k), have = static_cast<int64_t>(data.shape(0));
+  const int64_t row_bytes = k / form.block * form.bytes, have = static_cast<int64_t>(data.shape(0));
   need(have % row_bytes == 0 && have > 0, "data is not a whole number of rows");
   if (rows) check_rows(*rows, have / row_bytes);
   else check_bytes("data", have, n * row_bytes);
-  const int64_t lanes = (n + 31) / 32 * 32, groups = lanes * (k / (stored == Stored::q6_k ? 16 : 32));
-  const int64_t bits = stored == Stored::q8_0 ? 8 : stored == Stored::q6_k ? 6 : 4;
-  const PackJob job{stored,
+  const Matrix shape{Layout::codes, form.bits, form.group, n,          k, nullptr,
+                     nullptr,       nullptr,   nullptr,    form.super, 0, form.scale_form};
+  const ArrayBytes want = array_bytes(shape, form.minimum);
+  const PackJob job{&form,
                     data.data(),
                     n,
                     k,
                     rows ? rows->data() : nullptr,
-                    room_for("codes", codes, lanes * k / 8 * bits),
-                    room_for("scales", scales, super ? lanes * (k / 256) * (stored == Stored::q4_k ? 4 : 2) : groups * 2),
-                    room_for("subscales", subscales, super ? groups : 0),
-                    room_for("mins", mins, stored == Stored::q4_k ? groups : 0)};
+                    room_for("codes", codes, want.codes),
+                    room_for("scales", scales, want.scales),
+                    room_for("subscales", subscales, want.subscales),
+                    room_for("mins", mins, want.mins)};
   const nb::gil_scoped_release release;
   pack(pool, job);
 }
@@ -258,7 +273,7 @@ void bind_kernels(nb::module_& m) {
   nb::class_<MatrixHandle>(m, "Matrix")
       .def("__init__", &init_matrix, "layout"_a, "n"_a, "k"_a, "codes"_a.noconvert(), "scales"_a.noconvert() = nb::none(),
            "subscales"_a.noconvert() = nb::none(), "mins"_a.noconvert() = nb::none(), "bits"_a = 0, "group"_a = 0, "super"_a = 0,
-           "zero"_a = 0)
+           "zero"_a = 0, "scale_form"_a = 0, "codebook"_a.noconvert() = nb::none())
       .def_prop_ro("n", [](const MatrixHandle& h) { return h.matrix.n; })
       .def_prop_ro("k", [](const MatrixHandle& h) { return h.matrix.k; });
   m.def(

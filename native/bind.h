@@ -22,7 +22,7 @@ struct TierHandle {
 
 struct MatrixHandle {
   Matrix matrix{};
-  std::optional<Bytes> codes, scales, subscales, mins;
+  std::optional<Bytes> codes, scales, subscales, mins, codebook;
   Counted<MatrixHandle> counted;
 };
 

@@ -12,6 +12,9 @@ struct Kernels;  // function table of one tier (kernels.h)
 // How a matrix is laid out; numbers are shared with penstock/formats/packed.py.
 enum class Layout : int32_t { f32 = 0, bf16 = 1, codes = 2, f16 = 3 };
 
+// How scales and sub-scales are stored; numbers are shared with penstock/formats/packed.py.
+enum class ScaleForm : int32_t { half = 0, e8m0 = 1, nibbles = 2, six_bits = 3 };
+
 // A packed matrix, n outputs × k inputs; memory belongs to the caller (a numpy array or a map kept alive in bind.cc).
 // For Layout::codes: `bits` 2..8 per weight in groups of `group` inputs, 32-lane tiles; see formats/packed.py for the bytes.
 struct Matrix {
@@ -25,6 +28,11 @@ struct Matrix {
   const uint8_t* mins;       // minima or integer sub-minima, or null
   int32_t super = 0;         // inputs under one first-level scale when there are two levels (then subscales is not null), else 0
   int32_t zero = 0;          // code that stands for nought: weight = scale · (code - zero) - minimum
+  ScaleForm scale_form = ScaleForm::half;
+  const uint8_t* codebook = nullptr;  // [16] bytes that 4-bit codes stand for, or null
+
+  // Whether a minimum is subtracted.
+  bool has_minimum() const { return mins != nullptr || scale_form == ScaleForm::nibbles; }
 };
 
 // Inputs made ready once and shared by every matrix that reads them: kept as f32, and quantized to int8 a group where a matrix wants codes.

@@ -11,6 +11,7 @@
 //   i32x16  set1_i32(x) load_i32(p) store_i32(p, v) + - * & |  shl<n>(v) shr<n>(v) (arithmetic)
 //           to_i32(f) (round to even; |f| < 2^31)  to_f32(i)  as_i32(f) as_f32(i) (bits)  gt(a, b) → mask16  select(mask, a, b)
 //   u8x64   load_u8(p), and_u8(v, byte), shr_u8<n>(v) (bits shifted in from the neighbour byte are garbage: mask after), or_u8, shl_u8<n>
+//           load_table(p) sixteen bytes; lookup(table, codes) the byte that each code (0 to 15) names
 //           dot<Bits>(acc, codes, x4): acc.i32[l] += Σ_j codes[4l+j] · x4[j], unsigned codes < 2^Bits times signed bytes, exact
 //           (or short of it by dot_bias<Bits>() · Σ x, for units whose codes are signed)
 #pragma once

@@ -136,6 +136,11 @@ template <int N>
 inline u8x64 shl_u8(u8x64 x) {
   return {_mm256_slli_epi16(x.a, N), _mm256_slli_epi16(x.b, N)};
 }
+inline __m256i load_table8(const uint8_t* p) { return _mm256_broadcastsi128_si256(load_128(p)); }
+inline u8x64 load_table(const uint8_t* p) { return {load_table8(p), load_table8(p)}; }
+inline u8x64 lookup(u8x64 table, u8x64 codes) {
+  return {_mm256_shuffle_epi8(table.a, codes.a), _mm256_shuffle_epi8(table.b, codes.b)};
+}
 
 // Codes up to 127 times |x| ≤ 127: a pair is at most 32,258 and cannot saturate vpmaddubsw. An 8-bit code is split into its low seven
 // bits and its top bit (128 · 127 · 2 = 32,512), summed in 32 bits.

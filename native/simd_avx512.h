@@ -114,6 +114,10 @@ template <int N>
 inline u8x64 shl_u8(u8x64 a) {
   return {_mm512_slli_epi16(a.v, N)};
 }
+inline u8x64 load_table(const uint8_t* p) {
+  return {_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+inline u8x64 lookup(u8x64 table, u8x64 codes) { return {_mm512_shuffle_epi8(table.v, codes.v)}; }
 template <int Bits>
 inline i32x16 dot(i32x16 acc, u8x64 codes, int32_t x4) {
   return {_mm512_dpbusd_epi32(acc.v, codes.v, _mm512_set1_epi32(x4))};

@@ -206,6 +206,12 @@ template <int N>
 inline u8x64 shl_u8(u8x64 a) {
   return quarters<u8x64>([&](int i) { return vshlq_n_u8(a.v[i], N); });
 }
+inline u8x64 load_table(const uint8_t* p) {
+  return quarters<u8x64>([&](int) { return vld1q_u8(p); });
+}
+inline u8x64 lookup(u8x64 table, u8x64 codes) {
+  return quarters<u8x64>([&](int i) { return vqtbl1q_u8(table.v[i], codes.v[i]); });
+}
 
 // SDOT multiplies signed bytes: codes up to 127 are taken as they are, 8-bit codes as code - 128, which dot_bias() makes up for.
 template <int Bits>

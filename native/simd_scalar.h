@@ -213,6 +213,12 @@ template <int N>
 inline u8x64 shl_u8(u8x64 a) {
   return bytes([&](int i) { return a.v[i] << N; });
 }
+inline u8x64 load_table(const uint8_t* p) {
+  return bytes([&](int i) { return p[i % 16]; });
+}
+inline u8x64 lookup(const u8x64& table, const u8x64& codes) {
+  return bytes([&](int i) { return table.v[codes.v[i] % 16]; });
+}
 template <int Bits>
 inline i32x16 dot(i32x16 acc, const u8x64& codes, int32_t x4) {
   int8_t x[4];

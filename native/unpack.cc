@@ -46,22 +46,54 @@ uint32_t code_at(const uint8_t* block, int32_t bits, int64_t channel, int64_t in
   return code;
 }
 
+// 2^(e - 128); the two smallest are subnormal.
+float from_e8m0(uint32_t e) { return from_bits(e < 2 ? (e + 1) << 21 : (e - 1) << 23); }
+
+struct Levels {
+  float scale, minimum;
+};
+
+// Sub-scale `unit` of six bits around 32: group · 32 + channel; the fourth of each four groups lies in the top bits of the three others.
+int32_t six_bits_at(const uint8_t* subscales, int64_t unit) {
+  const uint8_t* p = subscales + unit / 128 * 96 + unit % 32;
+  const int64_t j = unit / 32 % 4;
+  const int32_t code = j < 3 ? p[32 * j] & 63 : (p[0] >> 6) | (p[32] >> 6 << 2) | (p[64] >> 6 << 4);
+  return code - 32;
+}
+
+// Scale and minimum of one group and channel, `unit` = group · 32 + channel, `top` the place of its super-scale.
+Levels levels_at(const Matrix& w, int64_t unit, int64_t top) {
+  switch (w.scale_form) {
+    case ScaleForm::e8m0:
+      return {from_e8m0(w.scales[unit]), 0.0f};
+    case ScaleForm::nibbles:
+      return {f16_at(w.scales, top) * static_cast<float>(w.subscales[unit] & 15),
+              f16_at(w.scales, top + kBlock) * static_cast<float>(w.subscales[unit] >> 4)};
+    case ScaleForm::six_bits:
+      return {f16_at(w.scales, top) * static_cast<float>(six_bits_at(w.subscales, unit)), 0.0f};
+    case ScaleForm::half:
+      break;
+  }
+  if (w.super == 0) return {f16_at(w.scales, unit), w.mins != nullptr ? f16_at(w.mins, unit) : 0.0f};
+  return {f16_at(w.scales, top) * static_cast<float>(static_cast<int8_t>(w.subscales[unit])),
+          w.mins != nullptr ? f16_at(w.scales, top + kBlock) * static_cast<float>(w.mins[unit]) : 0.0f};
+}
+
 void unpack_codes(const Matrix& w, int64_t row, float* out) {
   const int64_t tile = row / kBlock, channel = row % kBlock, groups = w.k / w.group;
   const uint8_t* codes = w.codes + tile * (w.k / kBlock) * 128 * w.bits;
-  for (int64_t k = 0; k < w.k; ++k) {
-    const int64_t unit = (tile * groups + k / w.group) * kBlock + channel;
-    float scale, minimum = 0.0f;
-    if (w.super == 0) {
-      scale = f16_at(w.scales, unit);
-      if (w.mins != nullptr) minimum = f16_at(w.mins, unit);
-    } else {
-      const int64_t top = (tile * (w.k / w.super) + k / w.super) * (w.mins != nullptr ? 2 : 1) * kBlock + channel;
-      scale = f16_at(w.scales, top) * static_cast<float>(static_cast<int8_t>(w.subscales[unit]));
-      if (w.mins != nullptr) minimum = f16_at(w.scales, top + kBlock) * static_cast<float>(w.mins[unit]);
+  const int64_t supers = w.super == 0 ? 0 : w.k / w.super, wide = w.has_minimum() ? 2 : 1;
+  const int64_t run = w.group < kBlock ? w.group : kBlock;  // inputs of one scale
+  for (int64_t start = 0; start < w.k; start += run) {
+    const int64_t unit = (tile * groups + start / w.group) * kBlock + channel;
+    const int64_t top = w.super == 0 ? 0 : (tile * supers + start / w.super) * wide * kBlock + channel;
+    const Levels levels = levels_at(w, unit, top);
+    const uint8_t* block = codes + start / kBlock * 128 * w.bits;
+    for (int64_t k = start; k < start + run; ++k) {
+      uint32_t code = code_at(block, w.bits, channel, k % kBlock);
+      if (w.codebook != nullptr) code = w.codebook[code & 15u];
+      out[k] = levels.scale * static_cast<float>(static_cast<int32_t>(code) - w.zero) - levels.minimum;
     }
-    const auto code = static_cast<int32_t>(code_at(codes + k / kBlock * 128 * w.bits, w.bits, channel, k % kBlock));
-    out[k] = scale * static_cast<float>(code - w.zero) - minimum;
   }
 }
 

@@ -19,10 +19,11 @@ from penstock.formats.packed import empty
 MIB = 1 << 20
 
 
-def matrix(seed=0, n=40, k=512):
-    packed = empty(CODE_FORMATS[Storage.Q4_K], n, k)
+def matrix(seed=0, n=40, k=512, storage=Storage.Q4_K):
+    packed = empty(CODE_FORMATS[storage], n, k)
     for array in (packed.codes, packed.scales, packed.subscales, packed.mins):
-        array[:] = np.random.default_rng(seed).integers(0, 256, array.size, dtype=np.uint8)
+        if array is not None:
+            array[:] = np.random.default_rng(seed).integers(0, 256, array.size, dtype=np.uint8)
     return packed
 
 
@@ -74,6 +75,15 @@ def test_items_are_made_one_at_a_time(cache):
 
     assert set(cache.store("key", items())) == {"0", "1", "2"}
     assert alive == [0, 1, 2]
+
+
+def test_every_kind_of_codes_comes_back(cache, said):
+    items = {storage.value: matrix(storage=storage) for storage in CODE_FORMATS}
+    stored = cache.store("key", items.items())
+    loaded = cache.load("key")
+    for found in (stored, loaded):
+        assert all(same(found[name], items[name]) for name in items)
+    assert said == []
 
 
 def test_files_belong_to_the_user_alone(cache, tmp_path):
@@ -192,6 +202,33 @@ def dropped(name):
 
 
 @pytest.mark.parametrize(
+    ("storage", "edit"),
+    [
+        (Storage.Q2_K, edited(scale_form=0)),
+        (Storage.Q2_K, edited(scale_form=3)),
+        (Storage.Q3_K, edited(scale_form=2)),
+        (Storage.Q3_K, edited(group=256)),
+        (Storage.Q3_K, edited(mins=[0, 64])),
+        (Storage.MXFP4, edited(scale_form=0)),
+        (Storage.MXFP4, edited(super=256)),
+        (Storage.MXFP4, edited(bits=5)),
+        (Storage.MXFP4, edited(codebook=[0, 17])),
+        (Storage.IQ4_NL, edited(codebook=[0, 0])),
+    ],
+)
+def test_index_that_contradicts_its_form_of_scales_is_ignored(cache, tmp_path, said, storage, edit):
+    cache.store("key", [("a", matrix(storage=storage))])
+    cache.wait()
+    path = only_file(tmp_path)
+    blob = path.read_bytes()
+    path.write_bytes(rebuilt(blob, parts(blob)[1]))
+    assert same(cache.load("key")["a"], matrix(storage=storage))
+    path.write_bytes(rebuilt(blob, edit(parts(blob)[1])))
+    assert cache.load("key") is None
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
     "edit",
     [
         edited(codes=[0, 1 << 40]),
@@ -219,6 +256,14 @@ def dropped(name):
         edited(super=0),
         edited(super=48),
         edited(zero=256),
+        edited(scale_form=1),
+        edited(scale_form=2),
+        edited(scale_form=3),
+        edited(scale_form=4),
+        edited(scale_form=-1),
+        edited(codebook=[0, 15]),
+        edited(codebook=[0, 1 << 40]),
+        dropped("scale_form"),
         dropped("codes"),
         dropped("bits"),
         lambda index: index | {"key": "another"},

@@ -10,11 +10,21 @@ from hypothesis import strategies as st
 
 from penstock import _native
 from penstock.core import ModelFileError
-from penstock.formats import BLOCKS, CODE_FORMATS, Layout, RawTensor, Storage, pack, unpack
-from penstock.formats.packed import PackedMatrix, pack_codes, unpack_codes
+from penstock.formats import BLOCKS, CODE_FORMATS, RawTensor, Storage, num_bytes, pack, unpack
+from penstock.formats.packed import array_bytes, consistent
+from penstock.formats.tiles import pack_codes, unpack_codes
 
 KINDS = list(CODE_FORMATS)
-F16_AT = {Storage.Q8_0: (0, 1), Storage.Q4_0: (0, 1), Storage.Q4_K: (0, 2), Storage.Q6_K: (208, 1)}
+F16_AT = {
+    Storage.Q4_1: (0, 2),
+    Storage.Q5_1: (0, 2),
+    Storage.Q2_K: (80, 2),
+    Storage.Q3_K: (108, 1),
+    Storage.Q4_K: (0, 2),
+    Storage.Q5_K: (0, 2),
+    Storage.Q6_K: (208, 1),
+    Storage.MXFP4: (0, 0),
+}
 
 
 def blocks_of(storage, n, k, seed=0):
@@ -22,7 +32,9 @@ def blocks_of(storage, n, k, seed=0):
     rng = np.random.default_rng(seed)
     block, size = BLOCKS[storage]
     data = rng.integers(0, 256, (n, k // block, size), dtype=np.uint8)
-    at, count = F16_AT[storage]
+    at, count = F16_AT.get(storage, (0, 1))
+    if storage is Storage.MXFP4:
+        data[:, :, 0] = rng.integers(100, 150, data.shape[:2])
     scales = rng.standard_normal((n, k // block, count)).astype(np.float16)
     data[:, :, at : at + 2 * count] = scales.view(np.uint8)
     return data
@@ -37,12 +49,13 @@ def native_packer(storage, data, p, rows):
 
 
 def arrays(packed):
-    return [packed.codes, packed.scales, packed.subscales, packed.mins]
+    return [packed.codes, packed.scales, packed.subscales, packed.mins, packed.codebook]
 
 
 def oracle(raw):
     kind = getattr(gguf.GGMLQuantizationType, raw.storage.value)
-    return gguf.dequantize(raw.data.reshape(raw.shape[0], -1), kind)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return gguf.dequantize(raw.data.reshape(raw.shape[0], -1), kind)
 
 
 @pytest.mark.parametrize("storage", KINDS)
@@ -62,9 +75,36 @@ def test_control_one_flipped_bit_is_seen(storage):
 
 
 @pytest.mark.parametrize("storage", KINDS)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_nothing_is_lost_of_any_bytes(storage, data):
+    """Also of scales that are infinite, subnormal or no number."""
+    size = 3 * BLOCKS[storage].bytes * (256 // BLOCKS[storage].block)
+    seed, shared = (
+        data.draw(st.integers(0, 2**32 - 1)),
+        data.draw(st.sampled_from([0, 1, 0x7C, 0x7F, 0x80, 0xFC, 0xFF])),
+    )
+    stored = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+    stored[np.random.default_rng(seed + 1).random(size) < data.draw(st.sampled_from([0.0, 0.5, 1.0]))] = shared
+    raw = RawTensor("w", storage, (3, 256), stored)
+    for packed in (pack(raw), pack(raw, packer=native_packer)):
+        found, want = unpack(packed), oracle(raw)
+        np.testing.assert_array_equal(found, want)
+        zero = want == 0
+        np.testing.assert_array_equal(np.signbit(found[zero]), np.signbit(want[zero]))
+
+
+@pytest.mark.parametrize("storage", KINDS)
 def test_no_kind_grows_by_more_than_three_percent(storage):
     raw = raw_of(storage, 64, 512)
-    assert pack(raw).num_bytes <= 1.03 * raw.data.size
+    packed = pack(raw)
+    assert packed.num_bytes <= 1.03 * raw.data.size
+    assert consistent(packed)
+    form = CODE_FORMATS[storage]
+    assert packed.code_format == form
+    for n, k in [(4096, 14336), (2880, 2880 // 256 * 256), (128, 8192)]:
+        stored = num_bytes(storage, (n, k))
+        assert sum(array_bytes(form, n, k)) + len(form.codebook) <= 1.03 * stored
 
 
 @pytest.mark.parametrize("storage", KINDS)
@@ -89,8 +129,17 @@ def test_columns_need_not_be_a_whole_span():
 GOLDEN = {
     Storage.Q8_0: "0c453a1ffd53f703f82e11121c4b7b5d3cd38afdd7192777bdbbc6a6433daf21",
     Storage.Q4_0: "fac9d64998f8897505636061963b15434e328ab766c73d9317aa2c4e9c656fec",
+    Storage.Q4_1: "2da6414fc2dad6ae137f509066622d586f7ad2befb9a55e7f6f6e6bb9a9e6308",
+    Storage.Q5_0: "e3c18e755f623399fe0903b75c41cb7a302b84ddb5520cb4d64b02ec74e3b9eb",
+    Storage.Q5_1: "e15897c424a66c8a314e741af1d4fce62a2cab143a0bf639ae37e94fc561810e",
+    Storage.Q2_K: "6f0c9a8d6a65a299e4a9394a979bf03ea0c956c87de90e36e44b033cca877d23",
+    Storage.Q3_K: "44cd8ac83afd805fe22104c5185beb523401b5b4cc91d2449cc82268c0ca3f0d",
     Storage.Q4_K: "b193e164ce514b4bcad0035e5996dc443841f6e519a5214da067d8159c38ec89",
+    Storage.Q5_K: "473ea3d14b29ae8a9ad644ccf6ea93a76e53526760f734848b469740bf7a9417",
     Storage.Q6_K: "160134126a7a06f577c5078b6cd63106a77202e2f449dab4e7dba847a2dce156",
+    Storage.IQ4_NL: "5b4aef1393663c4a21b91d4fa7ec1418dc7480bb0fe06d2b39111c52cbb0e873",
+    Storage.IQ4_XS: "05dca80acd5fdef44b98397084cd8983ee96a4e1bf7503400fc34b60249b19cf",
+    Storage.MXFP4: "749bb318efc72b6f9d9d2bd26d3013a8153cf3e9c2a680fb8c0b4babd8224509",
 }
 
 
@@ -124,8 +173,7 @@ def test_codes_of_any_width_come_back(bits, tiles, blocks, seed):
     codes = np.random.default_rng(seed).integers(0, 1 << bits, (32 * tiles, 32 * blocks), dtype=np.uint8)
     stored = pack_codes(codes, bits)
     assert stored.size == codes.size // 8 * bits
-    packed = PackedMatrix(Layout.CODES, 32 * tiles, 32 * blocks, stored, bits=bits, group=32)
-    np.testing.assert_array_equal(unpack_codes(packed), codes)
+    np.testing.assert_array_equal(unpack_codes(stored, bits, 32 * tiles, 32 * blocks), codes)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +225,9 @@ def test_hostile_tensors_are_refused_by_name(shape, storage, data, rows):
     "change",
     [
         {"storage": "Q5_1"},
+        {"storage": "IQ2_XS"},
+        {"storage": "MXFP4"},
+        {"storage": "Q3_K"},
         {"storage": "F32"},
         {"n": 3},
         {"n": 0},

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from penstock import _native
-from penstock.formats.packed import CodeFormat, Layout, empty, pack_codes, unpack
+from penstock.formats.packed import CODE_FORMATS, CodeFormat, Layout, ScaleForm, empty, unpack
+from penstock.formats.tiles import pack_codes
 
 TIERS = _native.tiers()
 BLOCK = 32
@@ -12,7 +13,19 @@ BLOCK = 32
 
 def native_matrix(p):
     return _native.Matrix(
-        int(p.layout), p.n, p.k, p.codes, p.scales, p.subscales, p.mins, p.bits, p.group, p.super, p.zero
+        int(p.layout),
+        p.n,
+        p.k,
+        p.codes,
+        p.scales,
+        p.subscales,
+        p.mins,
+        p.bits,
+        p.group,
+        p.super,
+        p.zero,
+        p.scale_form,
+        p.codebook,
     )
 
 
@@ -28,7 +41,10 @@ def random_codes(form, n, k, seed=0):
     packed = empty(form, n, k)
     packed.codes[:] = rng.integers(0, 256, packed.codes.size, dtype=np.uint8)
     scales = rng.uniform(0.01, 0.02, packed.scales.size // 2) * rng.choice([-1, 1], packed.scales.size // 2)
-    packed.scales[:] = scales.astype(np.float16).view(np.uint8)
+    if form.scale_form is ScaleForm.E8M0:
+        packed.scales[:] = rng.integers(118, 126, packed.scales.size, dtype=np.uint8)
+    else:
+        packed.scales[:] = scales.astype(np.float16).view(np.uint8)
     if packed.subscales is not None:
         packed.subscales[:] = rng.integers(-128, 128, packed.subscales.size, dtype=np.int8).view(np.uint8)
     if packed.mins is not None and form.super:
@@ -57,6 +73,14 @@ def agrees(y, packed, x, *, quantized):
     return bool((np.abs(y - want) <= 4e-6 * size + 1e-20).all())
 
 
+STORED = [pytest.param(form, id=storage.value) for storage, form in CODE_FORMATS.items()]
+BOOK = bytes(range(0, 256, 17))
+RARE = [
+    pytest.param(CodeFormat(4, 16, 0, 100, True, codebook=BOOK), id="book-g16-min"),
+    pytest.param(CodeFormat(4, 64, 256, 7, True, ScaleForm.NIBBLES, BOOK[:9] + bytes(7)), id="low-book-nibbles"),
+    pytest.param(CodeFormat(8, 64, 256, 128, False, ScaleForm.SIX_BITS), id="8b-six-bits"),
+    pytest.param(CodeFormat(7, 16, 0, 64, False, ScaleForm.E8M0), id="7b-g16-e8m0"),
+]
 FORMS = [
     pytest.param(
         CodeFormat(bits, group, sup, 1 << (bits - 1), mins), id=f"{bits}b-g{group}-s{sup}-{'min' if mins else 'sym'}"
@@ -66,7 +90,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS + STORED + RARE)
 def test_codes_agree_with_numpy_on_every_tier(form):
     packed = random_codes(form, 70, 768)
     x = np.random.default_rng(1).standard_normal((9, 768)).astype(np.float32)
@@ -209,7 +233,19 @@ SCALES = np.zeros(32 * 2 * 2, np.uint8)
         {"super": 64},
         {"zero": 256},
         {"zero": -1},
+        {"scale_form": 1},
+        {"scale_form": 2},
+        {"scale_form": 3},
+        {"scale_form": 4},
+        {"scale_form": -1},
+        {"codebook": np.zeros(16, np.uint8)},
+        {"codebook": np.zeros(15, np.uint8), "bits": 4, "codes": FLAT[:1024]},
+        {"scale_form": 1, "scales": np.zeros(64, np.uint8), "mins": np.zeros(64, np.uint8)},
+        {"scale_form": 1, "scales": np.zeros(64, np.uint8), "super": 64},
+        {"scale_form": 2, "super": 64, "subscales": np.zeros(64, np.uint8), "mins": np.zeros(64, np.uint8)},
+        {"scale_form": 3, "super": 64, "scales": np.zeros(64, np.uint8), "subscales": np.zeros(48, np.uint8)},
         {"layout": 0},
+        {"layout": 1, "scales": None, "codes": FLAT.repeat(2), "codebook": np.zeros(16, np.uint8)},
         {"layout": 1, "scales": None, "codes": np.zeros(32 * 64 * 2 + 1, np.uint8)[1:]},
     ],
     ids=str,

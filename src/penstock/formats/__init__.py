@@ -10,10 +10,19 @@ from penstock.formats.packed import (
     Layout,
     PackedMatrix,
     Packer,
+    ScaleForm,
     pack,
     unpack,
 )
-from penstock.formats.tensors import BLOCKS, BlockFormat, RawTensor, Storage, num_bytes
+from penstock.formats.tensors import (
+    BLOCKS,
+    FOREIGN_BLOCKS,
+    BlockFormat,
+    RawTensor,
+    Storage,
+    foreign_bytes,
+    num_bytes,
+)
 
 __all__ = [
     "BLOCKS",
@@ -22,16 +31,19 @@ __all__ = [
     "CacheProblem",
     "CodeFormat",
     "FLOAT_LAYOUTS",
+    "FOREIGN_BLOCKS",
     "LAYOUT_VERSION",
     "Layout",
     "PackCache",
     "PackedMatrix",
     "Packer",
     "RawTensor",
+    "ScaleForm",
     "Storage",
     "default_folder",
     "default_max_bytes",
     "drop_pages",
+    "foreign_bytes",
     "num_bytes",
     "pack",
     "unpack",

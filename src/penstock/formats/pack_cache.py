@@ -24,14 +24,15 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from penstock.core.limits import MAX_TENSORS
-from penstock.formats.packed import LAYOUT_VERSION, Bytes, Layout, PackedMatrix, consistent
+from penstock.formats.packed import LAYOUT_VERSION, Layout, PackedMatrix, ScaleForm, consistent
+from penstock.formats.tiles import Bytes
 
 _MAGIC = b"PENSTOCKPACKED\x00\x01"
 _TAIL = struct.Struct("<16sQQ32s")
 _ALIGN = 64
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
-_ARRAYS = ("codes", "scales", "subscales", "mins")
-_NUMBERS = ("layout", "n", "k", "bits", "group", "super", "zero")
+_ARRAYS = ("codes", "scales", "subscales", "mins", "codebook")
+_NUMBERS = ("layout", "n", "k", "bits", "group", "super", "zero", "scale_form")
 _MAX_DIM = 2**31 - 1
 _SUFFIX = ".packed"
 _ASIDE = ".part"
@@ -245,8 +246,8 @@ def _matrix(name: str, entry: object, data: Bytes, end: int) -> PackedMatrix:
     arrays = {array: _array(name, entry[array], data, end) for array in _ARRAYS if array in entry}
     if "codes" not in arrays:
         raise ValueError(f"matrix {name} has no codes")
-    layout = Layout(numbers.pop("layout"))
-    matrix = PackedMatrix(layout=layout, **numbers, **arrays)  # type: ignore[arg-type]
+    layout, scale_form = Layout(numbers.pop("layout")), ScaleForm(numbers.pop("scale_form"))
+    matrix = PackedMatrix(layout=layout, scale_form=scale_form, **numbers, **arrays)  # type: ignore[arg-type]
     if not consistent(matrix):
         raise ValueError(f"the arrays of {name} do not fit its shape")
     return matrix

@@ -91,6 +91,8 @@ def to_native(packed: PackedMatrix) -> _native.Matrix:
         group=packed.group,
         super=packed.super,
         zero=packed.zero,
+        scale_form=int(packed.scale_form),
+        codebook=packed.codebook,
     )
 
 
