@@ -15,7 +15,7 @@ from penstock.backend.cpu import CpuBackend, CpuOptions, Pool, read_machine
 from penstock.core import ConfigError, EngineConfig, ModelFileError, Request, SamplingParams, limits
 from penstock.engine import Engine, EngineThread, WallClock
 from penstock.kv import KvManager, KvSize, size_kv
-from penstock.model import Checkpoint, find_pulled, open_checkpoint
+from penstock.model import Checkpoint, find_pulled, open_checkpoint, parse_reference
 from penstock.sched import Scheduler
 from penstock.text import Tokenizer, load_gguf_tokenizer, load_tokenizer
 
@@ -108,9 +108,7 @@ class LoadedModel:
         self.client.close(grace_s)
 
 
-def find_model(
-    model: str | None, revision: str | None = None, say: Callable[[str], None] = lambda line: None
-) -> Path:
+def find_model(model: str | None, revision: str | None = None, say: Callable[[str], None] = lambda line: None) -> Path:
     """The local path of a model: bundled, on disk, pulled before, or pulled from the hub now.
 
     Raises:
@@ -210,7 +208,7 @@ def _start(
     scheduler = Scheduler(config, KvManager(backend.kv_groups, config))
     client = EngineThread(Engine(config, scheduler, backend, tokenizer), WallClock())
     return LoadedModel(
-        name=BUNDLED_NAME if options.model is None else checkpoint.name,
+        name=_name(options.model, checkpoint),
         checkpoint=checkpoint,
         tokenizer=tokenizer,
         client=client,
@@ -221,6 +219,14 @@ def _start(
         threads=backend.threads,
         pool=backend.pool,
     )
+
+
+def _name(model: str | None, checkpoint: Checkpoint) -> str:
+    """The model's name for answers: a hub id as it was given, else the folder's or file's."""
+    if model is None:
+        return BUNDLED_NAME
+    is_path = Path(model).expanduser().exists()
+    return checkpoint.name if is_path or parse_reference(model) is None else model
 
 
 def _context(options: LoadOptions, checkpoint: Checkpoint) -> int:

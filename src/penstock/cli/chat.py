@@ -13,6 +13,7 @@ import typer
 
 from penstock.cli import options
 from penstock.cli.options import tell
+from penstock.cli.pull import fetch
 from penstock.core import ContextLengthExceeded, InvalidRequest
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def chat(
 ) -> None:
     """Chat with a model in the terminal."""
     options.check_existing(model)
+    fetch(model, revision)
     with options.open_llm(
         model=model,
         revision=revision,

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from penstock.cli import options
+from penstock.cli.pull import fetch
 
 
 def inspect(
@@ -23,21 +24,13 @@ def inspect(
     """Print a model's spec, sizes, KV cost per token and generation defaults."""
     options.check_existing(model)
     from penstock.assemble import find_model
-    from penstock.core import SamplingParams
-    from penstock.model import inspect_checkpoint, open_checkpoint
+    from penstock.model import inspect_checkpoint
 
-    path = find_model(model, revision)
-    facts = inspect_checkpoint(path)
-    # a bare config.json says nothing about sampling
-    defaults = asdict(open_checkpoint(path).generation_defaults if facts.total_bytes else SamplingParams())
+    facts = inspect_checkpoint(find_model(model, revision))
     if json:
-        shown = {**asdict(facts), "generation_defaults": defaults}
-        print(json_format.dumps(shown, indent=2, default=_plain))
-        return
-    print(facts.report())
-    own = asdict(SamplingParams())
-    recommended = ", ".join(f"{name} {value}" for name, value in defaults.items() if value != own[name])
-    print(f"{'sampling':<13} {recommended or 'nothing recommended'}")
+        print(json_format.dumps(asdict(facts), indent=2, default=_plain))
+    else:
+        print(facts.report())
 
 
 def _plain(value: object) -> object:

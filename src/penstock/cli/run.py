@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from penstock.cli import options
+from penstock.cli.pull import fetch
 
 
 def run(
@@ -41,6 +42,7 @@ def run(
 ) -> None:
     """Stream one completion to stdout."""
     options.check_existing(model)
+    fetch(model, revision)
     text = sys.stdin.read() if prompt == "-" else prompt
     with options.open_llm(
         model=model,

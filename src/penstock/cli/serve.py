@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.cli import options
+from penstock.cli.pull import fetch
 from penstock.core import ConfigError
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def serve(
     started = time.perf_counter()
     options.check_existing(model)
     check_address(host, port)
+    fetch(model, revision)
     choices = {
         "model": model,
         "revision": revision,

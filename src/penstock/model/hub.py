@@ -174,6 +174,7 @@ def resolve_model(
     revision: str | None = None,
     say: Callable[[str], None] = lambda line: None,
     hub: Hub | None = None,
+    watcher: Watcher | None = None,
 ) -> Path:
     """The local path of a model: a folder or `.gguf` file as it is; what was pulled, unchanged; else pulled now.
 
@@ -182,6 +183,7 @@ def resolve_model(
         revision: branch, tag or commit of a hub id.
         say: takes lines for people.
         hub: where to pull from; None is the client's own.
+        watcher: who is told how a pull goes; None has `say` told that it begins.
 
     Raises:
         ModelFileError: neither a path nor to be had from the hub, or changed since it was pulled.
@@ -201,7 +203,7 @@ def resolve_model(
         say(f"pulling {reference}: {len(files)} files, {sum(file.size for file in files):,} bytes")
 
     try:
-        return hub.pull(reference, revision, Watcher(begin=begin)).path
+        return hub.pull(reference, revision, watcher or Watcher(begin=begin)).path
     except ModelFileError as error:
         unchecked = _unchecked(place, commit, reference) if isinstance(error.__cause__, ConnectionError) else None
         if unchecked is None:
@@ -312,7 +314,7 @@ def _disk(folder: Path) -> Iterator[None]:
     except OfflineModeIsEnabled:
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             hint = "what arrived is kept: make room and pull again, or HF_HOME names another place."
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             hint = "HF_HOME names another place."
