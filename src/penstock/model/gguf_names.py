@@ -44,7 +44,7 @@ class Layout:
 _PAIRED = Layout(permuted=True)
 _PLAIN = Layout()
 _GEMMA = Layout(whole_norms=True)
-_LAYOUTS: Mapping[str, Layout] = {
+LAYOUTS: Mapping[str, Layout] = {
     "llama": _PAIRED,
     "mistral3": _PAIRED,
     "granite": _PAIRED,
@@ -65,6 +65,6 @@ _LAYOUTS: Mapping[str, Layout] = {
 
 def stored_as(architecture: str, family: Family, spec: DecoderSpec) -> tuple[Family, DecoderSpec]:
     """The family with the architecture's layout, and the spec of what that layout holds."""
-    layout = _LAYOUTS[architecture]
+    layout = LAYOUTS[architecture]
     family = replace(family, gguf_permuted=layout.permuted, gguf_names=layout.names, gguf_sources=layout.sources)
     return family, replace(spec, norm_offset=0.0) if layout.whole_norms else spec
