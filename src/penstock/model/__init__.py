@@ -5,6 +5,7 @@ Downloads live in `penstock.model.hub`, which this door does not import: a local
 
 from penstock.model.checkpoint import Checkpoint, open_checkpoint
 from penstock.model.facts import ModelFacts, inspect_checkpoint
+from penstock.model.places import places
 from penstock.model.reference import parse_reference
 from penstock.model.repo_cache import find_pulled
 from penstock.model.spec import Activation, Attention, DecoderSpec, Layer, Mlp, QkNorm, Rope, RopeKind
@@ -27,4 +28,5 @@ __all__ = [
     "inspect_checkpoint",
     "open_checkpoint",
     "parse_reference",
+    "places",
 ]
