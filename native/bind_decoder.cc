@@ -6,6 +6,8 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <charconv>
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -23,6 +25,8 @@ namespace {
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
+constexpr int64_t kMaxExperts = 65536;
+
 // A model under construction: facts, and arrays kept alive as long as it.
 struct ModelBuilder {
   Model model;
@@ -37,10 +41,36 @@ struct ModelBuilder {
     if (place == "embed") return model.embed;
     if (place == "head") return model.head;
     LayerWeights& w = weights(layer);
-    const std::pair<const char*, Projection*> names[] = {{"q", &w.q},       {"k", &w.k},   {"v", &w.v},      {"o", &w.o},
-                                                         {"gate", &w.gate}, {"up", &w.up}, {"down", &w.down}};
+    if (place.starts_with("experts.")) return expert(place, w);
+    const std::pair<const char*, Projection*> names[] = {{"q", &w.q},
+                                                         {"k", &w.k},
+                                                         {"v", &w.v},
+                                                         {"o", &w.o},
+                                                         {"gate", &w.mlp.gate},
+                                                         {"up", &w.mlp.up},
+                                                         {"down", &w.mlp.down},
+                                                         {"router", &w.router},
+                                                         {"shared.gate", &w.shared.gate},
+                                                         {"shared.up", &w.shared.up},
+                                                         {"shared.down", &w.shared.down},
+                                                         {"shared.router", &w.shared_router}};
     for (const auto& [name, found] : names) {
       if (place == name) return *found;
+    }
+    throw std::invalid_argument("unknown projection " + place);
+  }
+
+  // "experts.E.gate", "experts.E.up" or "experts.E.down".
+  static Projection& expert(const std::string& place, LayerWeights& w) {
+    const char* digits = place.c_str() + std::strlen("experts.");
+    size_t index = 0;
+    const auto [rest, error] = std::from_chars(digits, place.c_str() + place.size(), index);
+    const std::string name = rest;
+    if (error == std::errc() && index < w.experts.size()) {
+      GatedMlp& mlp = w.experts[index];
+      if (name == ".gate") return mlp.gate;
+      if (name == ".up") return mlp.up;
+      if (name == ".down") return mlp.down;
     }
     throw std::invalid_argument("unknown projection " + place);
   }
@@ -72,6 +102,22 @@ void check_projection(const char* name, const Projection& p, int64_t n, int64_t 
   }
 }
 
+void check_mlp(const GatedMlp& mlp, int64_t width, int64_t hidden) {
+  check_projection("gate", mlp.gate, width, hidden);
+  check_projection("up", mlp.up, width, hidden);
+  check_projection("down", mlp.down, hidden, width);
+}
+
+void check_mixture(const LayerFacts& l, const LayerWeights& w, int64_t hidden) {
+  if (l.experts_per_token < 1 || l.experts_per_token > l.num_experts || l.shared_intermediate < 0) {
+    throw std::invalid_argument("a layer's expert counts are impossible");
+  }
+  check_projection("router", w.router, l.num_experts, hidden);
+  for (const GatedMlp& expert : w.experts) check_mlp(expert, l.intermediate, hidden);
+  if (l.shared_intermediate > 0) check_mlp(w.shared, l.shared_intermediate, hidden);
+  if (w.shared_router.matrix.n > 0) check_projection("shared.router", w.shared_router, 1, hidden);
+}
+
 // Every weight that the facts imply is there in its shape: after this, the forward pass reads nothing it should not.
 void check_model(const Model& m) {
   const ModelFacts& f = m.facts;
@@ -93,9 +139,8 @@ void check_model(const Model& m) {
     check_projection("k", w.k, l.num_kv_heads * l.head_dim, f.hidden);
     check_projection("v", w.v, l.num_kv_heads * l.head_dim, f.hidden);
     check_projection("o", w.o, f.hidden, l.num_heads * l.head_dim);
-    check_projection("gate", w.gate, l.intermediate, f.hidden);
-    check_projection("up", w.up, l.intermediate, f.hidden);
-    check_projection("down", w.down, f.hidden, l.intermediate);
+    if (l.num_experts > 0) check_mixture(l, w, f.hidden);
+    else check_mlp(w.mlp, l.intermediate, f.hidden);
   }
 }
 
@@ -265,12 +310,18 @@ void bind_model(nb::module_& m) {
       .def_prop_rw(
           "activation", [](const LayerFacts& f) { return static_cast<int32_t>(f.activation); },
           [](LayerFacts& f, int32_t value) {
-            if (value < 0 || value > 2) throw nb::value_error("unknown activation");
+            if (value < 0 || value > 3) throw nb::value_error("unknown activation");
             f.activation = static_cast<Activation>(value);
           })
       .def_rw("scale", &LayerFacts::scale)
       .def_rw("softcap", &LayerFacts::softcap)
-      .def_rw("clamp", &LayerFacts::clamp);
+      .def_rw("clamp", &LayerFacts::clamp)
+      .def_rw("qkv_clip", &LayerFacts::qkv_clip)
+      .def_rw("qk_norm_all", &LayerFacts::qk_norm_all)
+      .def_rw("num_experts", &LayerFacts::num_experts)
+      .def_rw("experts_per_token", &LayerFacts::experts_per_token)
+      .def_rw("shared_intermediate", &LayerFacts::shared_intermediate)
+      .def_rw("norm_topk", &LayerFacts::norm_topk);
   nb::class_<ModelFacts>(m, "ModelFacts")
       .def(nb::init<>())
       .def_rw("hidden", &ModelFacts::hidden)
@@ -289,7 +340,8 @@ void bind_model(nb::module_& m) {
           "add_layer",
           [](ModelBuilder& b, const LayerFacts& facts) {
             b.model.layers.push_back(facts);
-            b.model.weights.emplace_back();
+            if (facts.num_experts < 0 || facts.num_experts > kMaxExperts) throw nb::value_error("num_experts out of range");
+            b.model.weights.emplace_back().experts.resize(static_cast<size_t>(facts.num_experts));
           },
           nb::arg("facts"))
       .def(

@@ -14,11 +14,27 @@
 namespace penstock {
 namespace {
 
-constexpr int64_t kInlineWork = 16384;  // floats of work below which dealing out costs more than it gains
-constexpr int64_t kQueryRows = 32;      // (query, head) rows of one piece of attention
-constexpr int64_t kLogprobRows = 64;    // positions whose logits exist at once for prompt logprobs
+constexpr int64_t kQueryRows = 32;    // (query, head) rows of one piece of attention
+constexpr int64_t kLogprobRows = 64;  // positions whose logits exist at once for prompt logprobs
 
 int64_t padded(int64_t dim) { return (dim + kTile - 1) / kTile * kTile; }
+
+// In place: each head's norm, or one over all heads together.
+void norm_heads(const Kernels& kernels, const LayerFacts& f, const float* weight, float eps, float* heads, int64_t count) {
+  if (weight == nullptr) return;
+  if (f.qk_norm_all) return kernels.rms_norm(heads, weight, eps, heads, count * f.head_dim);
+  for (int64_t h = 0; h < count; ++h) kernels.rms_norm(heads + h * f.head_dim, weight, eps, heads + h * f.head_dim, f.head_dim);
+}
+
+// NaN stays NaN.
+void clip(float* x, int64_t n, float limit) {
+  for (int64_t i = 0; i < n; ++i) x[i] = x[i] < -limit ? -limit : x[i] > limit ? limit : x[i];
+}
+
+void rotate_heads(const Kernels& kernels, const RopeTable& rope, int64_t position, float* heads, int64_t count, int64_t dim) {
+  const int64_t at = position * rope.pairs;
+  for (int64_t h = 0; h < count; ++h) kernels.rotate(heads + h * dim, rope.cos + at, rope.sin + at, rope.pairs, rope.interleaved);
+}
 
 }  // namespace
 
@@ -82,20 +98,6 @@ KvLayer Decoder::kv_layer(size_t layer) const {
 
 // --- Work over tokens -------------------------------------------------------------------------------------------------------------
 
-template <class F>
-void Decoder::over_tokens(int64_t work, F&& body) {
-  const int64_t count = static_cast<int64_t>(batch_.size());
-  if (count * work <= kInlineWork || count == 1) {
-    for (int64_t i = 0; i < count; ++i) body(i);
-    return;
-  }
-  const int64_t block = std::max<int64_t>(1, kInlineWork / (2 * std::max<int64_t>(work, 1)));
-  pool_.each((count + block - 1) / block, [&](int64_t index, int) {
-    const int64_t end = std::min(count, (index + 1) * block);
-    for (int64_t i = index * block; i < end; ++i) body(i);
-  });
-}
-
 void Decoder::norm_rows(const float* x, const float* weight, float* out, int64_t) {
   const int64_t n = model_.facts.hidden;
   over_tokens(n, [&](int64_t i) { kernels_.rms_norm(x + i * n, weight, model_.facts.norm_eps, out + i * n, n); });
@@ -151,7 +153,7 @@ void Decoder::attention_block(size_t layer) {
   add_branch(branch_.data.get(), w.attn_post_norm);
 }
 
-// Head norms, rotation, and the store of keys and values.
+// Head norms, limits, rotation, and the store of keys and values.
 void Decoder::prepare_heads(size_t layer) {
   const LayerFacts& f = model_.layers[layer];
   const LayerWeights& w = model_.weights[layer];
@@ -162,20 +164,19 @@ void Decoder::prepare_heads(size_t layer) {
     const Token& token = batch_[static_cast<size_t>(i)];
     float* q = q_.data.get() + i * f.num_heads * dim;
     float* k = k_.data.get() + i * f.num_kv_heads * dim;
-    const auto prepare = [&](float* heads, int64_t count, const float* norm) {
-      for (int64_t h = 0; h < count; ++h) {
-        float* head = heads + h * dim;
-        if (norm != nullptr) kernels_.rms_norm(head, norm, model_.facts.norm_eps, head, dim);
-        if (rope != nullptr) {
-          const int64_t at = token.position * rope->pairs;
-          kernels_.rotate(head, rope->cos + at, rope->sin + at, rope->pairs, rope->interleaved);
-        }
-      }
-    };
-    prepare(q, f.num_heads, w.q_norm);
-    prepare(k, f.num_kv_heads, w.k_norm);
-    store_kv(kv, slots_[static_cast<size_t>(token.slot)].table.data(), token.position, k,
-             v_.data.get() + i * f.num_kv_heads * dim);
+    float* v = v_.data.get() + i * f.num_kv_heads * dim;
+    norm_heads(kernels_, f, w.q_norm, model_.facts.norm_eps, q, f.num_heads);
+    norm_heads(kernels_, f, w.k_norm, model_.facts.norm_eps, k, f.num_kv_heads);
+    if (f.qkv_clip > 0.0f) {
+      clip(q, f.num_heads * dim, f.qkv_clip);
+      clip(k, f.num_kv_heads * dim, f.qkv_clip);
+      clip(v, f.num_kv_heads * dim, f.qkv_clip);
+    }
+    if (rope != nullptr) {
+      rotate_heads(kernels_, *rope, token.position, q, f.num_heads, dim);
+      rotate_heads(kernels_, *rope, token.position, k, f.num_kv_heads, dim);
+    }
+    store_kv(kv, slots_[static_cast<size_t>(token.slot)].table.data(), token.position, k, v);
   });
 }
 
@@ -218,17 +219,28 @@ void Decoder::mlp_block(size_t layer) {
     input = normed;
   }
   activations_.reset(input, hidden, tokens, hidden);
-  float* gate = gate_.need(tokens * f.intermediate);
-  float* up = up_.need(tokens * f.intermediate);
-  project(w.gate, gate);
-  project(w.up, up);
-  over_tokens(f.intermediate * 4, [&](int64_t i) {
-    const int64_t at = i * f.intermediate;
-    kernels_.gated(gate + at, up + at, gate + at, f.intermediate, static_cast<int32_t>(f.activation), f.clamp);
+  float* out = branch_.need(tokens * hidden);
+  if (f.num_experts > 0) {
+    mixture(layer, out);
+  } else {
+    dense_mlp(f, w.mlp, f.intermediate, out);
+  }
+  add_branch(out, w.mlp_post_norm);
+}
+
+// out: [tokens, hidden] of the inputs that activations_ holds.
+void Decoder::dense_mlp(const LayerFacts& f, const GatedMlp& mlp, int64_t width, float* out) {
+  const int64_t tokens = static_cast<int64_t>(batch_.size());
+  float* gate = gate_.need(tokens * width);
+  float* up = up_.need(tokens * width);
+  project(mlp.gate, gate);
+  project(mlp.up, up);
+  over_tokens(width * 4, [&](int64_t i) {
+    const int64_t at = i * width;
+    kernels_.gated(gate + at, up + at, gate + at, width, static_cast<int32_t>(f.activation), f.clamp);
   });
-  activations_.reset(gate, f.intermediate, tokens, f.intermediate);
-  project(w.down, branch_.need(tokens * hidden));
-  add_branch(branch_.data.get(), w.mlp_post_norm);
+  activations_.reset(gate, width, tokens, width);
+  project(mlp.down, out);
 }
 
 // --- Outputs ------------------------------------------------------------------------------------------------------------------------

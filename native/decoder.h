@@ -21,7 +21,7 @@
 
 namespace penstock {
 
-enum class Activation : int32_t { silu = 0, gelu_tanh = 1, gelu = 2 };
+enum class Activation : int32_t { silu = 0, gelu_tanh = 1, gelu = 2, swiglu_oai = 3 };
 
 // Facts of one layer; see penstock.model.spec.
 struct LayerFacts {
@@ -30,6 +30,11 @@ struct LayerFacts {
   int32_t rope = -1;   // index of a rope table, -1 is none
   Activation activation = Activation::silu;
   float scale = 1.0f, softcap = 0.0f, clamp = 0.0f;
+  float qkv_clip = 0.0f;     // 0 is none
+  bool qk_norm_all = false;  // the norms of q and k are over all heads of a token together, else over each head
+  int64_t num_experts = 0, experts_per_token = 0,
+          shared_intermediate = 0;  // 0 experts: a dense layer; intermediate is one expert's
+  bool norm_topk = false;
 };
 
 struct RopeTable {
@@ -45,8 +50,14 @@ struct Projection {
   const float* bias = nullptr;
 };
 
+struct GatedMlp {
+  Projection gate, up, down;
+};
+
 struct LayerWeights {
-  Projection q, k, v, o, gate, up, down;
+  Projection q, k, v, o, router, shared_router;
+  GatedMlp mlp, shared;
+  std::vector<GatedMlp> experts;
   const float *attn_norm = nullptr, *mlp_norm = nullptr, *attn_post_norm = nullptr, *mlp_post_norm = nullptr;
   const float *q_norm = nullptr, *k_norm = nullptr, *sinks = nullptr;
 };
@@ -163,6 +174,14 @@ class Decoder {
     int32_t slot;
     int64_t first_token, count, kv_head;
   };
+  // Which experts the tokens of a mixture take, and the (token, rank) pairs of some tokens in the order of their experts.
+  struct Routing {
+    std::vector<int32_t> expert;  // [tokens, experts_per_token] by rank
+    std::vector<float> weight;    // the same
+    std::vector<int64_t> first;   // [num_experts + 1] first pair of each expert
+    std::vector<int32_t> token;   // [pairs] token of the batch
+    std::vector<int32_t> pair;    // [chunk's tokens, experts_per_token] → pair
+  };
   // Grows, never shrinks; 64-byte aligned.
   struct Floats {
     std::unique_ptr<float, void (*)(void*)> data{nullptr, nullptr};
@@ -184,6 +203,12 @@ class Decoder {
   void prepare_heads(size_t layer);
   void attend_all(size_t layer);
   void mlp_block(size_t layer);
+  void dense_mlp(const LayerFacts& facts, const GatedMlp& mlp, int64_t width, float* out);
+  void mixture(size_t layer, float* out);
+  void route(const LayerFacts& facts, float* logits);
+  void group_pairs(const LayerFacts& facts, int64_t first_token, int64_t count);
+  void run_experts(size_t layer, float* out);
+  void add_shared(size_t layer, float* out);
   void add_branch(const float* branch, const float* post_norm);
   void norm_rows(const float* x, const float* weight, float* out, int64_t rows);
   void project(const Projection& projection, float* out);
@@ -192,8 +217,13 @@ class Decoder {
   void prompt_logprobs(const Step& step);
   RowOutput sample_row(const Step& step, size_t index, const uint8_t* mask, SampleScratch& scratch);
   KvLayer kv_layer(size_t layer) const;
+  // body(i) for i in [0, count), each worth about `work` floats; short work stays on this thread.
   template <class F>
-  void over_tokens(int64_t work, F&& body);
+  void over(int64_t count, int64_t work, F&& body);
+  template <class F>
+  void over_tokens(int64_t work, F&& body) {
+    over(static_cast<int64_t>(batch_.size()), work, body);
+  }
 
   Pool& pool_;
   const Kernels& kernels_;
@@ -212,7 +242,10 @@ class Decoder {
   std::vector<RowOutput> outputs_;
   Floats x_, normed_, q_, k_, v_, attended_, gate_, up_, branch_, hidden_rows_, logits_, scratch_;
   int64_t num_logits_ = 0;
-  Activations activations_;
+  Floats router_, experts_out_;
+  Activations activations_, routed_;
+  Routing routing_;
+  std::vector<LinearPart> parts_;
 
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -224,5 +257,19 @@ class Decoder {
   std::thread driver_;
   Counted<Decoder> counted_;
 };
+
+template <class F>
+void Decoder::over(int64_t count, int64_t work, F&& body) {
+  constexpr int64_t kInlineWork = 16384;  // floats of work below which dealing out costs more than it gains
+  if (count * work <= kInlineWork || count == 1) {
+    for (int64_t i = 0; i < count; ++i) body(i);
+    return;
+  }
+  const int64_t block = kInlineWork / 2 > work ? kInlineWork / 2 / (work > 0 ? work : 1) : 1;
+  pool_.each((count + block - 1) / block, [&](int64_t index, int) {
+    const int64_t end = count < (index + 1) * block ? count : (index + 1) * block;
+    for (int64_t i = index * block; i < end; ++i) body(i);
+  });
+}
 
 }  // namespace penstock

@@ -2,6 +2,7 @@
 // Invariant: how the work is cut never changes a bit of it.
 #include "linear.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <vector>
 
@@ -9,31 +10,69 @@
 
 namespace penstock {
 
+namespace {
+
+template <class T>
+void grow(std::vector<T>& v, int64_t size) {  // never shrunk: no clearing a step
+  if (static_cast<int64_t>(v.size()) < size) v.resize(static_cast<size_t>(size));
+}
+
+template <class F>
+void over_rows(Pool& pool, int64_t rows, F&& body) {
+  if (rows >= 4) return pool.each(rows, [&](int64_t r, int) { body(r); });
+  for (int64_t r = 0; r < rows; ++r) body(r);
+}
+
+}  // namespace
+
 struct Activations::State {
-  const float* x = nullptr;
+  const float* x = nullptr;  // null where rows are another's and were not needed as floats yet
   int64_t ldx = 0, rows = 0, k = 0;
+  State* origin = nullptr;
+  const int32_t* order = nullptr;
   bool quantized = false;
-  std::vector<int8_t> q;  // grown, never shrunk: no clearing a step
+  std::vector<int8_t> q;
   std::vector<float> scale;
   std::vector<int32_t> sum;
+  std::vector<float> floats;
 
   void quantize(Pool& pool, const Kernels& kernels) {
     if (quantized) return;
-    const auto grow = [](auto& v, int64_t size) {
-      if (static_cast<int64_t>(v.size()) < size) v.resize(static_cast<size_t>(size));
-    };
+    if (origin != nullptr) origin->quantize(pool, kernels);
     grow(q, rows * k);
     grow(scale, rows * (k / 32));
     grow(sum, rows * (k / 16));
-    const auto row = [&](int64_t r) {
-      kernels.quantize_row(x + r * ldx, k, q.data() + r * k, scale.data() + r * (k / 32), sum.data() + r * (k / 16));
-    };
-    if (rows < 4) {
-      for (int64_t r = 0; r < rows; ++r) row(r);
-    } else {
-      pool.each(rows, [&](int64_t r, int) { row(r); });
-    }
+    over_rows(pool, rows, [&](int64_t r) {
+      if (origin == nullptr) {
+        kernels.quantize_row(x + r * ldx, k, q.data() + r * k, scale.data() + r * (k / 32), sum.data() + r * (k / 16));
+      } else {
+        const int64_t from = order[r];
+        std::copy_n(origin->q.data() + from * k, k, q.data() + r * k);
+        std::copy_n(origin->scale.data() + from * (k / 32), k / 32, scale.data() + r * (k / 32));
+        std::copy_n(origin->sum.data() + from * (k / 16), k / 16, sum.data() + r * (k / 16));
+      }
+    });
     quantized = true;
+  }
+
+  void gather_floats(Pool& pool) {
+    if (x != nullptr) return;
+    grow(floats, rows * k);
+    over_rows(pool, rows, [&](int64_t r) { std::copy_n(origin->x + order[r] * origin->ldx, k, floats.data() + r * k); });
+    x = floats.data();
+    ldx = k;
+  }
+
+  LinearTile tile_of(const LinearPart& part, int64_t tile, int64_t first, int64_t count) const {
+    const int64_t row = part.first + first;
+    LinearTile job{part.w, tile, count, nullptr, 0, {}, part.bias, part.y + first * part.ldy, part.ldy};
+    if (part.w->layout == Layout::codes) {
+      job.quantized = {q.data() + row * k, scale.data() + row * (k / 32), sum.data() + row * (k / 16)};
+    } else {
+      job.x = x + row * ldx;
+      job.ldx = ldx;
+    }
+    return job;
   }
 };
 
@@ -45,31 +84,67 @@ void Activations::reset(const float* x, int64_t ldx, int64_t rows, int64_t k) {
   state_->ldx = ldx;
   state_->rows = rows;
   state_->k = k;
+  state_->origin = nullptr;
   state_->quantized = false;
 }
 
-void linear(Pool& pool, const Kernels& kernels, const Matrix& w, Activations& x, const float* bias, float* y, int64_t ldy) {
+int64_t Activations::rows() const { return state_->rows; }
+
+void Activations::gather(Activations& source, const int32_t* order, int64_t rows) {
+  reset(nullptr, 0, rows, source.state_->k);
+  state_->origin = source.state_;
+  state_->order = order;
+}
+
+namespace {
+
+// Rows are cut only where tiles alone cannot keep the threads busy; a tile's row chunks are neighbours, so that its weights are warm.
+constexpr int64_t kChunkRows = 96;
+
+int64_t tiles_of(const LinearPart& part) { return part.rows > 0 ? (part.w->n + 31) / 32 : 0; }
+
+// First piece of each part, and the number of all: a piece is one tile over one chunk of the part's rows.
+std::vector<int64_t> pieces_of(const LinearPart* parts, int64_t count, bool cut) {
+  std::vector<int64_t> first(static_cast<size_t>(count) + 1);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t chunks = cut ? (parts[i].rows + kChunkRows - 1) / kChunkRows : 1;
+    first[static_cast<size_t>(i) + 1] = first[static_cast<size_t>(i)] + tiles_of(parts[i]) * chunks;
+  }
+  return first;
+}
+
+}  // namespace
+
+void linear_parts(Pool& pool, const Kernels& kernels, const LinearPart* parts, int64_t count, Activations& x) {
   Activations::State& in = *x.state_;
-  if (in.rows == 0 || w.n == 0) return;
-  const bool codes = w.layout == Layout::codes;
-  if (codes) in.quantize(pool, kernels);
-  const int64_t tiles = (w.n + 31) / 32;
-  // Rows are cut only where tiles alone cannot keep the threads busy; a tile's row chunks are neighbours, so that its weights are warm.
-  constexpr int64_t kChunkRows = 96;
-  const bool cut = in.rows > kChunkRows && tiles < 4 * static_cast<int64_t>(pool.threads());
-  const int64_t chunk_rows = cut ? kChunkRows : in.rows;
-  const int64_t chunks = (in.rows + chunk_rows - 1) / chunk_rows;
-  pool.each(tiles * chunks, [&](int64_t index, int) {
-    const int64_t tile = index / chunks, row = index % chunks * chunk_rows;
-    const int64_t rows = in.rows - row < chunk_rows ? in.rows - row : chunk_rows;
-    LinearTile job{&w, tile, rows, in.x + row * in.ldx, in.ldx, {}, bias, y + row * ldy, ldy};
-    if (codes) {
-      job.quantized = {in.q.data() + row * in.k, in.scale.data() + row * (in.k / 32), in.sum.data() + row * (in.k / 16)};
+  int64_t tiles = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t own = tiles_of(parts[i]);
+    if (own == 0) continue;
+    tiles += own;
+    if (parts[i].w->layout == Layout::codes) in.quantize(pool, kernels);
+    else in.gather_floats(pool);
+  }
+  const bool cut = tiles < 4 * static_cast<int64_t>(pool.threads());
+  const std::vector<int64_t> first = pieces_of(parts, count, cut);
+  pool.each(first.back(), [&](int64_t index, int) {
+    const auto after = std::upper_bound(first.begin(), first.end(), index);
+    const auto at = static_cast<size_t>(after - first.begin()) - 1;
+    const LinearPart& part = parts[at];
+    const int64_t chunk_rows = cut ? kChunkRows : part.rows, chunks = (part.rows + chunk_rows - 1) / chunk_rows;
+    const int64_t inside = index - first[at], row = inside % chunks * chunk_rows;
+    const LinearTile job = in.tile_of(part, inside / chunks, row, std::min(chunk_rows, part.rows - row));
+    if (part.w->layout == Layout::codes) {
       kernels.linear_codes_tile(job);
     } else {
       kernels.linear_float_tile(job);
     }
   });
+}
+
+void linear(Pool& pool, const Kernels& kernels, const Matrix& w, Activations& x, const float* bias, float* y, int64_t ldy) {
+  const LinearPart all{&w, bias, 0, x.rows(), y, ldy};
+  linear_parts(pool, kernels, &all, 1, x);
 }
 
 }  // namespace penstock

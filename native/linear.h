@@ -35,6 +35,8 @@ struct Matrix {
   bool has_minimum() const { return mins != nullptr || scale_form == ScaleForm::nibbles; }
 };
 
+struct LinearPart;
+
 // Inputs made ready once and shared by every matrix that reads them: kept as f32, and quantized to int8 a group where a matrix wants codes.
 class Activations {
  public:
@@ -45,13 +47,28 @@ class Activations {
 
   // x: [rows, k] f32, row stride ldx; kept by reference until the next call.
   void reset(const float* x, int64_t ldx, int64_t rows, int64_t k);
+  // Row i is row order[i] of the source: copied where it is needed, as floats or as the int8 that the source has once. Both are kept by
+  // reference until the next call.
+  void gather(Activations& source, const int32_t* order, int64_t rows);
+  int64_t rows() const;
 
  private:
-  friend void linear(Pool&, const Kernels&, const Matrix&, Activations&, const float*, float*, int64_t);
-  friend struct ActivationsAccess;
+  friend void linear_parts(Pool&, const Kernels&, const LinearPart*, int64_t, Activations&);
   struct State;
   State* state_;
 };
+
+// One product of several over the same inputs: their rows [first, first + rows) through w.
+struct LinearPart {
+  const Matrix* w;
+  const float* bias;  // [n] or null
+  int64_t first, rows;
+  float* y;  // [rows, n] f32, row stride ldy
+  int64_t ldy;
+};
+
+// All parts as one piece of work for the pool.
+void linear_parts(Pool& pool, const Kernels& kernels, const LinearPart* parts, int64_t count, Activations& x);
 
 // y: [rows, n] f32, row stride ldy; bias [n] f32 or null.
 void linear(Pool& pool, const Kernels& kernels, const Matrix& w, Activations& x, const float* bias, float* y, int64_t ldy);
