@@ -25,7 +25,7 @@ namespace {
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-constexpr int64_t kMaxExperts = 65536;
+constexpr int64_t kMaxExperts = 1024;
 
 // A model under construction: facts, and arrays kept alive as long as it.
 struct ModelBuilder {

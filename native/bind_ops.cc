@@ -77,7 +77,7 @@ VectorOut rotate(const TierHandle& tier, const Vector& x, const Vector& cosines,
 
 VectorOut gated(const TierHandle& tier, const Vector& gate, const Vector& up, int32_t activation, float clamp) {
   need(gate.shape(0) == up.shape(0), "gate and up must have one length");
-  need(activation >= 0 && activation <= 2, "activation must be 0 (silu), 1 (gelu, tanh form) or 2 (gelu)");
+  need(activation >= 0 && activation <= 3, "activation must be 0 (silu), 1 (gelu, tanh form), 2 (gelu) or 3 (swiglu_oai)");
   auto out = copy_of(nullptr, gate.shape(0));
   tier.kernels->gated(gate.data(), up.data(), out.get(), extent(gate, 0), activation, clamp);
   return give(std::move(out), gate.shape(0));

@@ -116,7 +116,7 @@ void run_ops(const Kernels& kernels, float nudge, Digest& digest) {
     x[0] += nudge;
     kernels.rms_norm(x.data(), y.data(), 1e-5f, out.data(), n);
     add(out, digest);
-    for (int32_t activation : {0, 1, 2}) {
+    for (int32_t activation : {0, 1, 2, 3}) {
       kernels.gated(x.data(), y.data(), out.data(), n, activation, activation == 1 ? 2.0f : 0.0f);
       add(out, digest);
     }

@@ -9,7 +9,18 @@ import numpy as np
 
 from penstock.backend.cpu.rope import rope_frequencies
 from penstock.formats import RawTensor, Storage
-from penstock.model import Activation, Attention, DecoderSpec, Layer, Mlp, Rope, WeightMap, WeightRef
+from penstock.model import (
+    Activation,
+    Attention,
+    DecoderSpec,
+    Layer,
+    Mlp,
+    QkNorm,
+    Rope,
+    WeightMap,
+    WeightRef,
+    places,
+)
 
 
 def rms_norm(x, weight, eps, offset=0.0):
@@ -41,6 +52,8 @@ def activate(x, kind):
         return x / (1 + np.exp(-x))
     if kind is Activation.GELU_TANH:
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    if kind is Activation.SWIGLU_OAI:
+        return x / (1 + np.exp(-1.702 * x))
     return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
 
@@ -68,12 +81,46 @@ def round_int8(x):
     return (np.rint(np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale > 0)) * scale).reshape(x.shape)
 
 
+def gated_mlp(x, at, mlp, project):
+    gate, up = project(x, at + "gate"), project(x, at + "up")
+    if mlp.clamp:
+        gate, up = np.minimum(gate, mlp.clamp), np.clip(up, -mlp.clamp, mlp.clamp)
+    if mlp.activation is Activation.SWIGLU_OAI:
+        up = up + 1
+    return project(activate(gate, mlp.activation) * up, at + "down")
+
+
+def softmax(x):
+    weights = np.exp(x - x.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def mixture(x, at, mlp, project):
+    """Every token by itself: its best experts one after the other, then the shared one."""
+    logits = project(x, at + "router")
+    chosen = np.argsort(-logits, axis=-1, kind="stable")[:, : mlp.experts_per_token]
+    shares = np.take_along_axis(softmax(logits), chosen, axis=-1)
+    if mlp.norm_topk:
+        shares = shares / shares.sum(-1, keepdims=True)
+    out = np.zeros_like(x)
+    for token in range(len(x)):
+        for expert, share in zip(chosen[token], shares[token], strict=True):
+            out[token] += share * gated_mlp(x[token : token + 1], f"{at}experts.{expert}.", mlp, project)[0]
+    if mlp.shared_intermediate:
+        shared = gated_mlp(x, at + "shared.", mlp, project)
+        out += shared / (1 + np.exp(-project(x, at + "shared.router"))) if mlp.shared_gate else shared
+    return out
+
+
 def reference_logits(spec, weights, tokens, max_model_tokens, rounded=lambda x: x):
-    """weights: place -> array. Returns logits [T, V] f64 of every position; `rounded` is applied to every input."""
+    """weights: place -> array. Returns logits [T, V] f64 of every position.
+
+    `rounded` is applied to every input but the routers'.
+    """
     w = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
 
     def project(x, place):
-        return rounded(x) @ w[place].T + w.get(place + ".bias", 0.0)
+        return (x if place.endswith("router") else rounded(x)) @ w[place].T + w.get(place + ".bias", 0.0)
 
     def norm(x, place):
         return rms_norm(x, w[place], spec.norm_eps, spec.norm_offset)
@@ -82,18 +129,20 @@ def reference_logits(spec, weights, tokens, max_model_tokens, rounded=lambda x: 
     for index, layer in enumerate(spec.layers):
         at, att = f"layers.{index}.", layer.attention
         h = norm(x, at + "attn_norm") if layer.pre_norms else x
-        q, k, v = (project(h, at + name).reshape(len(x), -1, att.head_dim) for name in "qkv")
-        if att.qk_norm:
+        q, k, v = (project(h, at + name) for name in "qkv")
+        if att.qk_norm is QkNorm.ALL:
             q, k = norm(q, at + "q_norm"), norm(k, at + "k_norm")
+        q, k, v = (rows.reshape(len(x), -1, att.head_dim) for rows in (q, k, v))
+        if att.qk_norm is QkNorm.HEAD:
+            q, k = norm(q, at + "q_norm"), norm(k, at + "k_norm")
+        if att.qkv_clip:
+            q, k, v = (np.clip(rows, -att.qkv_clip, att.qkv_clip) for rows in (q, k, v))
         if att.rope is not None:
             q, k = rotate(q, att.rope, max_model_tokens), rotate(k, att.rope, max_model_tokens)
         branch = project(attend(q, k, v, att, w.get(at + "sinks")), at + "o")
         x = x + spec.residual_scale * (norm(branch, at + "attn_post_norm") if layer.post_norms else branch)
         h = norm(x, at + "mlp_norm") if layer.pre_norms else x
-        gate, up = project(h, at + "gate"), project(h, at + "up")
-        if layer.mlp.clamp:
-            gate, up = np.minimum(gate, layer.mlp.clamp), np.clip(up, -layer.mlp.clamp, layer.mlp.clamp)
-        branch = project(activate(gate, layer.mlp.activation) * up, at + "down")
+        branch = (mixture if layer.mlp.num_experts else gated_mlp)(h, at, layer.mlp, project)
         x = x + spec.residual_scale * (norm(branch, at + "mlp_post_norm") if layer.post_norms else branch)
     x = norm(x, "final_norm")
     head = w["embed"] if spec.tied_head else w["head"]
@@ -128,33 +177,6 @@ def make_spec(num_layers=2, **changes):
         norm_eps=1e-5,
         max_tokens=1024,
     )
-
-
-def places(spec):
-    """Every place that the spec implies and its shape."""
-    shapes = {"embed": (spec.vocab, spec.hidden), "final_norm": (spec.hidden,)}
-    if not spec.tied_head:
-        shapes["head"] = (spec.vocab, spec.hidden)
-    if spec.head_bias:
-        shapes["head.bias"] = (spec.vocab,)
-    for index, layer in enumerate(spec.layers):
-        at, att, mlp = f"layers.{index}.", layer.attention, layer.mlp
-        q, kv = att.num_heads * att.head_dim, att.num_kv_heads * att.head_dim
-        wide = {"q": (q, spec.hidden), "k": (kv, spec.hidden), "v": (kv, spec.hidden), "o": (spec.hidden, q)}
-        wide |= {"gate": (mlp.intermediate, spec.hidden), "up": (mlp.intermediate, spec.hidden)}
-        wide["down"] = (spec.hidden, mlp.intermediate)
-        biased = dict.fromkeys(("gate", "up", "down"), mlp.bias) | {n: getattr(att, n + "_bias") for n in "qkvo"}
-        shapes |= {at + name: shape for name, shape in wide.items()}
-        shapes |= {f"{at}{name}.bias": wide[name][:1] for name, bias in biased.items() if bias}
-        norms = (["attn_norm", "mlp_norm"] if layer.pre_norms else []) + (
-            ["attn_post_norm", "mlp_post_norm"] if layer.post_norms else []
-        )
-        shapes |= {at + name: (spec.hidden,) for name in norms}
-        if att.qk_norm:
-            shapes |= {at + "q_norm": (att.head_dim,), at + "k_norm": (att.head_dim,)}
-        if att.sinks:
-            shapes[at + "sinks"] = (att.num_heads,)
-    return shapes
 
 
 def random_weights(spec, seed=0):

@@ -37,6 +37,10 @@ VARIANTS = {
     "odd sizes": {"head_dim": 20, "rope": Rope(1e4, 20), "hidden": 50, "intermediate": 37, "vocab": 71},
     "gelu": {"activation": Activation.GELU},
     "gelu tanh, clamp": {"activation": Activation.GELU_TANH, "clamp": 1.0},
+    "norms of all heads": {"qk_norm": QkNorm.ALL, "pre_norms": False, "post_norms": True},
+    "clipped": {"qk_norm": QkNorm.ALL, "qkv_clip": 0.4},
+    "shifted swiglu": {"activation": Activation.SWIGLU_OAI, "clamp": 1.5, "bias": True},
+    "interleaved, partial": {"rope": Rope(1e4, 10, interleaved=True)},
     "yarn": {
         "rope": Rope(1e4, 16, RopeKind.YARN, (("factor", 4.0),), original_tokens=64),
     },
@@ -137,13 +141,36 @@ def test_every_tier_gives_the_same_bits(threads):
     assert len(set(bits)) == 2
 
 
-def test_mixtures_are_refused_by_name():
-    spec = make_spec()
-    layer = spec.layers[0]
-    mixture = Layer(layer.attention, Mlp(96, num_experts=8, experts_per_token=2))
-    changed = make_spec(layers=(layer, mixture))
-    with pytest.raises(ModelFileError, match=r"layers\.1\.mlp\.num_experts is 8"):
-        make_backend(changed, weight_map(random_weights(changed)))
+@pytest.mark.parametrize("change", [{"qk_norm": QkNorm.HEAD}, {"qk_norm": QkNorm.ALL, "qkv_clip": 0.5}])
+def test_control_norms_and_limits_are_seen(change):
+    """The same weights run without what the oracle has."""
+    spec, plain = make_spec(**({"qk_norm": QkNorm.ALL} | change)), make_spec(qk_norm=QkNorm.ALL)
+    if spec.layers[0].attention.qk_norm is QkNorm.HEAD:
+        plain = make_spec()
+    weights, tokens = random_weights(spec), tokens_of(20, spec.vocab)
+    driver = Driver(make_backend(plain, weight_map(weights)))
+    assert worst(logits_of_every_position(driver, 0, tokens), reference_logits(spec, weights, tokens, 512)) > 1e-3
+
+
+IMPOSSIBLE = {
+    "num_experts is -1": {"num_experts": -1},
+    "num_experts is 1,000,000": {"num_experts": 10**6, "experts_per_token": 1},
+    "experts_per_token is 0": {"num_experts": 4},
+    "experts_per_token is 5": {"num_experts": 4, "experts_per_token": 5},
+    "shared_intermediate is -3": {"num_experts": 4, "experts_per_token": 2, "shared_intermediate": -3},
+    "shared_gate is set": {"num_experts": 4, "experts_per_token": 2, "shared_gate": True},
+    "experts_per_token is 2": {"experts_per_token": 2},
+    "shared_intermediate is 64": {"shared_intermediate": 64},
+    "clamp is nan": {"clamp": float("nan")},
+}
+
+
+@pytest.mark.parametrize("message", IMPOSSIBLE)
+def test_impossible_mixtures_are_refused_by_name(message):
+    layer = make_spec().layers[0]
+    changed = make_spec(layers=(layer, Layer(layer.attention, Mlp(96, **IMPOSSIBLE[message]))))
+    with pytest.raises(ModelFileError, match=rf"layers\.1\.mlp\.{message}"):
+        make_backend(changed, weight_map(random_weights(make_spec())))
 
 
 @pytest.mark.parametrize(
@@ -152,6 +179,9 @@ def test_mixtures_are_refused_by_name():
         ({"rope": Rope(1e4, 24)}, r"layers\.0\.attention\.rope\.dims is 24"),
         ({"num_heads": 5}, "5 heads are no multiple of 2"),
         ({"num_kv_heads": 0}, "no multiple of 0"),
+        ({"window": 0}, r"attention\.window is 0"),
+        ({"qkv_clip": -1.0}, r"attention\.qkv_clip is -1"),
+        ({"softcap": float("inf")}, r"attention\.softcap is inf"),
     ],
 )
 def test_impossible_heads_are_refused(changes, message):

@@ -57,21 +57,25 @@ def activated(gate, kind):
         return gate / (1 + np.exp(-gate))
     if kind == 1:
         return 0.5 * gate * (1 + np.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
+    if kind == 3:
+        return gate / (1 + np.exp(-1.702 * gate))
     return 0.5 * gate * (1 + np.array([math.erf(g / math.sqrt(2)) for g in gate]))
 
 
-@pytest.mark.parametrize("kind", [0, 1, 2])
+@pytest.mark.parametrize("kind", [0, 1, 2, 3])
 @pytest.mark.parametrize("clamp", [0.0, 1.5])
 @pytest.mark.parametrize("count", [1, 16, 37, 4096])
 def test_gated(kind, clamp, count):
     gate, up = values(count, 3, 4.0), values(count, 4, 4.0)
     low, high = (np.minimum(gate, clamp), np.clip(up, -clamp, clamp)) if clamp else (gate, up)
-    close(each_tier(lambda kernels: kernels.gated(gate, up, kind, clamp)), activated(low, kind) * high, ulps=16)
+    want = activated(low, kind) * (high.astype(np.float64) + 1 if kind == 3 else high)
+    close(each_tier(lambda kernels: kernels.gated(gate, up, kind, clamp)), want, ulps=16)
 
 
 def test_control_kinds_of_gate_differ():
     gate, up = values(64), values(64, 1)
-    silu, tanh, exact = (_native.kernels().gated(gate, up, kind) for kind in range(3))
+    silu, tanh, exact, shifted = (_native.kernels().gated(gate, up, kind) for kind in range(4))
+    assert np.abs(silu - shifted).max() > 0.01
     assert np.abs(silu - tanh).max() > 0.01
     assert 1e-5 < np.abs(tanh - exact).max() < 0.01
 
@@ -130,7 +134,7 @@ def test_misfits_are_refused():
         lambda: kernels.rotate(x, y, y, False),
         lambda: kernels.rotate(x, x[:2], x[:3], False),
         lambda: kernels.gated(x, y, 0),
-        lambda: kernels.gated(x, x, 3),
+        lambda: kernels.gated(x, x, 4),
         lambda: kernels.add_scaled(x, y, 1.0),
         lambda: kernels.scan_logits(x[:0]),
     ):

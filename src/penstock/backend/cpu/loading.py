@@ -6,6 +6,7 @@ memory is taken.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,12 +15,23 @@ import numpy.typing as npt
 
 from penstock import _native
 from penstock.backend.cpu.rope import RopeTable
-from penstock.core import ModelFileError
+from penstock.core import ModelFileError, limits
 from penstock.formats import RawTensor, Storage, num_bytes
-from penstock.model import Activation, DecoderSpec, Layer, Rope, WeightMap, WeightRef
+from penstock.model import (
+    Activation,
+    Attention,
+    DecoderSpec,
+    Layer,
+    Mlp,
+    QkNorm,
+    Rope,
+    WeightMap,
+    WeightRef,
+    places,
+)
 
 _F32 = npt.NDArray[np.float32]
-_ACTIVATIONS = {Activation.SILU: 0, Activation.GELU_TANH: 1, Activation.GELU: 2}
+_ACTIVATIONS = {Activation.SILU: 0, Activation.GELU_TANH: 1, Activation.GELU: 2, Activation.SWIGLU_OAI: 3}
 
 
 def check_spec(spec: DecoderSpec) -> None:
@@ -28,22 +40,45 @@ def check_spec(spec: DecoderSpec) -> None:
     Raises:
         ModelFileError: naming the layer and the field that it cannot.
     """
+    checked: set[Layer] = set()
     for index, layer in enumerate(spec.layers):
-        for name in ("num_experts", "shared_intermediate"):
-            if getattr(layer.mlp, name):
-                raise ModelFileError(
-                    f"layers.{index}.mlp.{name} is {getattr(layer.mlp, name)}; the CPU core runs dense layers only.",
-                    hint="a mixture of experts needs another backend.",
-                )
-        attention = layer.attention
-        if attention.num_kv_heads < 1 or attention.num_heads % attention.num_kv_heads:
-            raise ModelFileError(
-                f"layers.{index}: {attention.num_heads} heads are no multiple of {attention.num_kv_heads} kv heads."
-            )
-        if attention.rope is not None and attention.rope.dims > attention.head_dim:
-            raise ModelFileError(
-                f"layers.{index}.attention.rope.dims is {attention.rope.dims}; a head has {attention.head_dim}."
-            )
+        if layer not in checked:
+            _check_attention(f"layers.{index}.attention", layer.attention)
+            _check_mlp(f"layers.{index}.mlp", layer.mlp)
+            checked.add(layer)
+
+
+def _check_attention(at: str, attention: Attention) -> None:
+    if attention.num_kv_heads < 1 or attention.num_heads < 1 or attention.num_heads % attention.num_kv_heads:
+        raise ModelFileError(f"{at}: {attention.num_heads} heads are no multiple of {attention.num_kv_heads} kv heads.")
+    if attention.rope is not None and attention.rope.dims > attention.head_dim:
+        raise ModelFileError(f"{at}.rope.dims is {attention.rope.dims}; a head has {attention.head_dim}.")
+    if attention.window is not None and attention.window < 1:
+        raise ModelFileError(f"{at}.window is {attention.window}; it must be at least 1.")
+    for name in ("softcap", "qkv_clip"):
+        _check_limit(f"{at}.{name}", getattr(attention, name))
+
+
+def _check_mlp(at: str, mlp: Mlp) -> None:
+    _check_limit(f"{at}.clamp", mlp.clamp)
+    if not mlp.num_experts:
+        for name in ("experts_per_token", "shared_intermediate", "shared_gate", "router_bias", "norm_topk"):
+            if getattr(mlp, name):
+                raise ModelFileError(f"{at}.{name} is {getattr(mlp, name)}; the layer has no experts.")
+        return
+    if not 0 < mlp.num_experts <= limits.MAX_EXPERTS:
+        raise ModelFileError(f"{at}.num_experts is {mlp.num_experts:,}; 1 to {limits.MAX_EXPERTS:,} can be run.")
+    if not 0 < mlp.experts_per_token <= mlp.num_experts:
+        raise ModelFileError(f"{at}.experts_per_token is {mlp.experts_per_token}; there are {mlp.num_experts} experts.")
+    if mlp.shared_intermediate < 0:
+        raise ModelFileError(f"{at}.shared_intermediate is {mlp.shared_intermediate}; it must be 0 or more.")
+    if mlp.shared_gate and not mlp.shared_intermediate:
+        raise ModelFileError(f"{at}.shared_gate is set; there is no shared expert.")
+
+
+def _check_limit(at: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ModelFileError(f"{at} is {value}; it must be 0 or a positive number.")
 
 
 def slice_rows(ref: WeightRef) -> RawTensor:
@@ -116,15 +151,14 @@ class Builder:
         self._native.set_facts(facts)
         for layer in spec.layers:
             self._native.add_layer(self._layer_facts(layer))
-        self._vector("final_norm", -1, spec.hidden, spec.norm_offset)
         self._native.set_matrix("embed", -1, matrices["embed"])
         self._native.set_matrix("head", -1, matrices["embed" if spec.tied_head else "head"])
-        if spec.head_bias:
-            self._vector("head.bias", -1, spec.vocab)
-        for index, layer in enumerate(spec.layers):
-            for place in ("q", "k", "v", "o", "gate", "up", "down"):
-                self._native.set_matrix(place, index, matrices[f"layers.{index}.{place}"])
-            self._layer_vectors(index, layer)
+        for place, shape in places(spec).items():
+            index, inner = _split(place)
+            if len(shape) == 1:
+                self._vector(place, index, inner, shape[0])
+            elif index >= 0:
+                self._native.set_matrix(inner, index, matrices[place])
         return self._native
 
     def _layer_facts(self, layer: Layer) -> _native.LayerFacts:
@@ -133,6 +167,9 @@ class Builder:
         facts.head_dim, facts.intermediate = attention.head_dim, layer.mlp.intermediate
         facts.window, facts.scale, facts.softcap = attention.window or 0, attention.scale, attention.softcap
         facts.activation, facts.clamp = _ACTIVATIONS[layer.mlp.activation], layer.mlp.clamp
+        facts.qkv_clip, facts.qk_norm_all = attention.qkv_clip, attention.qk_norm is QkNorm.ALL
+        facts.num_experts, facts.experts_per_token = layer.mlp.num_experts, layer.mlp.experts_per_token
+        facts.norm_topk, facts.shared_intermediate = layer.mlp.norm_topk, layer.mlp.shared_intermediate
         facts.rope = -1 if attention.rope is None else self._rope(attention.rope)
         return facts
 
@@ -143,37 +180,20 @@ class Builder:
             self.ropes.append(table)
         return self._rope_ids[rope]
 
-    def _layer_vectors(self, index: int, layer: Layer) -> None:
-        spec, attention, at = self._spec, layer.attention, f"layers.{index}."
-        norms = (("attn_norm", "mlp_norm") if layer.pre_norms else ()) + (
-            ("attn_post_norm", "mlp_post_norm") if layer.post_norms else ()
-        )
-        for name in norms:
-            self._vector(at + name, index, spec.hidden, spec.norm_offset)
-        if attention.qk_norm:
-            for name in ("q_norm", "k_norm"):
-                self._vector(at + name, index, attention.head_dim, spec.norm_offset)
-        if attention.sinks:
-            self._vector(at + "sinks", index, attention.num_heads)
-        q, kv = attention.num_heads * attention.head_dim, attention.num_kv_heads * attention.head_dim
-        intermediate, mlp = layer.mlp.intermediate, layer.mlp.bias
-        for name, wanted, count in (
-            ("q", attention.q_bias, q),
-            ("k", attention.k_bias, kv),
-            ("v", attention.v_bias, kv),
-            ("o", attention.o_bias, spec.hidden),
-            ("gate", mlp, intermediate),
-            ("up", mlp, intermediate),
-            ("down", mlp, spec.hidden),
-        ):
-            if wanted:
-                self._vector(f"{at}{name}.bias", index, count)
-
-    def _vector(self, place: str, layer: int, count: int, offset: float = 0.0) -> None:
+    def _vector(self, place: str, layer: int, inner: str, count: int) -> None:
+        offset = self._spec.norm_offset if inner.endswith("norm") else 0.0
         values = read_vector(find(self._refs, place), offset)
         if len(values) != count:
             raise ModelFileError(f"{place} has {len(values)} values; the model needs {count}.")
-        self._native.set_vector(place.removeprefix(f"layers.{layer}."), layer, values, count)
+        self._native.set_vector(inner, layer, values, count)
+
+
+def _split(place: str) -> tuple[int, str]:
+    """The layer's index, -1 outside of the layers, and the place within."""
+    if not place.startswith("layers."):
+        return -1, place
+    _, index, inner = place.split(".", 2)
+    return int(index), inner
 
 
 def find(refs: Mapping[str, WeightRef], place: str) -> WeightRef:
@@ -190,13 +210,4 @@ def find(refs: Mapping[str, WeightRef], place: str) -> WeightRef:
 
 def matrix_places(spec: DecoderSpec) -> dict[str, tuple[int, int]]:
     """Every place that holds a matrix, and its (outputs, inputs)."""
-    found = {"embed": (spec.vocab, spec.hidden)}
-    if not spec.tied_head:
-        found["head"] = (spec.vocab, spec.hidden)
-    for index, layer in enumerate(spec.layers):
-        attention, at = layer.attention, f"layers.{index}."
-        q, kv = attention.num_heads * attention.head_dim, attention.num_kv_heads * attention.head_dim
-        found |= {at + "q": (q, spec.hidden), at + "k": (kv, spec.hidden), at + "v": (kv, spec.hidden)}
-        found |= {at + "o": (spec.hidden, q), at + "down": (spec.hidden, layer.mlp.intermediate)}
-        found |= {at + name: (layer.mlp.intermediate, spec.hidden) for name in ("gate", "up")}
-    return found
+    return {place: (shape[0], shape[1]) for place, shape in places(spec).items() if len(shape) == 2}

@@ -132,7 +132,11 @@ def _cache_key(weights: WeightMap, shapes: dict[str, tuple[int, int]]) -> str:
     for place in sorted(shapes):
         ref = find(weights.tensors, place)
         tensor = ref.tensor
-        digest.update(repr((place, tensor.name, tensor.storage.value, tensor.shape, ref.first, ref.count)).encode())
+        digest.update(
+            repr(
+                (place, tensor.name, tensor.storage.value, tensor.shape, ref.first, ref.count, ref.load is None)
+            ).encode()
+        )
         if ref.rows is not None:
             digest.update(np.ascontiguousarray(ref.rows).tobytes())
     return digest.hexdigest()
