@@ -6,16 +6,27 @@ checkpoint.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.model.checkpoint import CONFIG, local_path, open_checkpoint, storage_summary
+from penstock.core import SamplingParams
+from penstock.model.checkpoint import (
+    CONFIG,
+    generation_defaults,
+    local_path,
+    open_checkpoint,
+    read_generation,
+    storage_summary,
+)
 from penstock.model.families import family_of, read_spec
 from penstock.model.fields import Fields
 from penstock.model.json_file import read_json
 from penstock.model.places import count_active_parameters, count_parameters, kv_values_per_token
 from penstock.model.safetensors_file import INDEX
-from penstock.model.spec import DecoderSpec
+from penstock.model.spec import DecoderSpec, Rope
+from penstock.model.weights import WeightMap
 
 _KV_BYTES = (("f32", 4), ("bf16", 2))
 
@@ -33,6 +44,8 @@ class ModelFacts:
         bytes_by_storage: storage kind → bytes, largest first; () where only a config was there.
         quantization: the kind that most bytes have, or None for floats and bare configs.
         kv_bytes_per_token: KV type → bytes that one token keeps.
+        skipped: part of the checkpoint that is not served → its tensors.
+        generation_defaults: sampling that the model's makers recommend.
     """
 
     name: str
@@ -43,11 +56,13 @@ class ModelFacts:
     bytes_by_storage: tuple[tuple[str, int], ...]
     quantization: str | None
     kv_bytes_per_token: tuple[tuple[str, int], ...]
+    skipped: tuple[tuple[str, int], ...]
+    generation_defaults: SamplingParams
 
     def report(self) -> str:
         """Aligned lines for a terminal."""
         spec, attention, mlp = self.spec, self.spec.layers[0].attention, self.spec.layers[0].mlp
-        windows = sorted({layer.attention.window for layer in spec.layers if layer.attention.window is not None})
+        windows = Counter(f"{layer.attention.window:,} tokens" for layer in spec.layers if layer.attention.window)
         rows = [
             ("model", self.name),
             ("family", spec.family),
@@ -57,17 +72,26 @@ class ModelFacts:
             ("heads", f"{attention.num_heads} of {attention.head_dim} (key-value {attention.num_kv_heads})"),
             ("vocabulary", f"{spec.vocab:,} ({'tied' if spec.tied_head else 'own'} head)"),
             ("context", f"{spec.max_tokens:,} tokens"),
-            ("rope", _rope(spec)),
+            ("rope", _shared_out(Counter(_rope(layer.attention.rope) for layer in spec.layers), len(spec.layers))),
         ]
         if windows:
-            rows.append(("window", ", ".join(f"{window:,}" for window in windows) + " tokens"))
+            rows.append(("window", _shared_out(windows, len(spec.layers))))
         for kind, size in self.bytes_by_storage:
             rows.append((f"{kind} weights", f"{size:,} bytes"))
         if self.bytes_by_storage:
             rows.append(("weights", f"{self.total_bytes:,} bytes, {self.quantization or 'not quantized'}"))
         for kind, size in self.kv_bytes_per_token:
             rows.append((f"KV {kind}", f"{size:,} bytes a token"))
+        for part, count in self.skipped:
+            rows.append(("not served", f"{part} ({count:,} tensors)"))
+        rows.append(("sampling", self._recommended()))
         return "\n".join(f"{name:<13} {value}" for name, value in rows)
+
+    def _recommended(self) -> str:
+        own = SamplingParams()
+        chosen = {name: getattr(self.generation_defaults, name) for name in SamplingParams.__dataclass_fields__}
+        changed = [f"{name} {value}" for name, value in chosen.items() if value != getattr(own, name)]
+        return ", ".join(changed) or "nothing recommended"
 
     def _active(self) -> str:
         mixture = next((layer.mlp for layer in self.spec.layers if layer.mlp.num_experts), None)
@@ -77,16 +101,22 @@ class ModelFacts:
         return f" ({self.num_active_parameters:,} a token: {chosen})"
 
 
-def _rope(spec: DecoderSpec) -> str:
-    rope = spec.layers[0].attention.rope
+def _shared_out(kinds: Mapping[str, int], num_layers: int) -> str:
+    """Kinds of layers and how many there are of each, where there is more than one."""
+    if list(kinds.values()) == [num_layers]:
+        return next(iter(kinds))
+    return "; ".join(f"{kind} in {count} of {num_layers} layers" for kind, count in kinds.items())
+
+
+def _rope(rope: Rope | None) -> str:
     if rope is None:
         return "none"
     scaling = "".join(f", {name} {value:g}" for name, value in rope.scaling)
-    return f"{rope.kind.value}, theta {rope.theta:g}{scaling}"
+    return f"{rope.kind.value}, theta {rope.theta:g}, {rope.dims} dimensions{scaling}"
 
 
 def inspect_checkpoint(path: str | Path) -> ModelFacts:
-    """Facts of a folder, a `.gguf` file or a bare config.json (also: a folder with nothing else).
+    """Facts of a folder, a `.gguf` file or a bare config.json (also: a folder without weights).
 
     Raises:
         ModelFileError: a file is missing, corrupt, mismatched or of an unknown kind.
@@ -96,13 +126,18 @@ def inspect_checkpoint(path: str | Path) -> ModelFacts:
     bare = found.is_dir() and not (any(found.glob("*.safetensors")) or (found / INDEX).is_file())
     if config.suffix == ".json" and (bare or not found.is_dir()):
         fields = Fields(read_json(config), str(config))
-        return _facts(found.stem, read_spec(fields, family_of(fields)), ())
+        spec = read_spec(fields, family_of(fields))
+        # a lone config.json says nothing about sampling
+        defaults = generation_defaults(read_generation(found)) if bare else SamplingParams()
+        return _facts(found.resolve().name if bare else found.stem, spec, None, defaults)
     checkpoint = open_checkpoint(found)
-    return _facts(checkpoint.name, checkpoint.spec, storage_summary(checkpoint.weights))
+    return _facts(checkpoint.name, checkpoint.spec, checkpoint.weights, checkpoint.generation_defaults)
 
 
-def _facts(name: str, spec: DecoderSpec, storage: tuple[tuple[str, int], ...]) -> ModelFacts:
+def _facts(name: str, spec: DecoderSpec, weights: WeightMap | None, defaults: SamplingParams) -> ModelFacts:
     floats = ("F32", "F16", "BF16")
+    storage = () if weights is None else storage_summary(weights)
+    parts = Counter(tensor.split(".")[0] for tensor in (() if weights is None else weights.skipped))
     return ModelFacts(
         name=name,
         spec=spec,
@@ -112,4 +147,6 @@ def _facts(name: str, spec: DecoderSpec, storage: tuple[tuple[str, int], ...]) -
         bytes_by_storage=storage,
         quantization=storage[0][0] if storage and storage[0][0] not in floats else None,
         kv_bytes_per_token=tuple((kind, size * kv_values_per_token(spec)) for kind, size in _KV_BYTES),
+        skipped=tuple(sorted(parts.items())),
+        generation_defaults=defaults,
     )
