@@ -7,6 +7,7 @@ no other revision uses.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 from collections import Counter
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, HFCacheInfo, scan_cache_dir
+from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, DeleteCacheStrategy, HFCacheInfo, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
 from penstock.core import ModelFileError, PenstockError
@@ -145,7 +146,7 @@ def _remove(place: RepoCache, repo: CachedRepoInfo, reference: Reference, revisi
     if not chosen or info is None:
         raise _absent(reference, revision)
     if not reference.selector:
-        info.delete_revisions(*(each.commit_hash for each in chosen)).execute()
+        _execute(place, info.delete_revisions(*(each.commit_hash for each in chosen)))
         for each in chosen:
             place.manifest(each.commit_hash).unlink(missing_ok=True)
         _check_gone(each.snapshot_path for each in chosen)
@@ -154,13 +155,22 @@ def _remove(place: RepoCache, repo: CachedRepoInfo, reference: Reference, revisi
     if not any(paths.values()):
         raise _absent(reference, revision)
     files = [file for each in chosen for file in each.files if _path(each, file.file_path) in paths[each]]
-    info.delete_files(*files).execute()
+    _execute(place, info.delete_files(*files))
     _check_gone(file.file_path for file in files)
     for each in chosen:
         _forget(place, each.commit_hash, paths[each])
         left = [path for path in each.snapshot_path.rglob("*") if not path.is_dir()]
         if not left and (again := _info(place.cache)) is not None:
-            again.delete_revisions(each.commit_hash).execute()
+            _execute(place, again.delete_revisions(each.commit_hash))
+
+
+def _execute(place: RepoCache, strategy: DeleteCacheStrategy) -> None:
+    """Removes what the client found, unless a link of the cache leads out of it: the client would remove its target."""
+    inside = place.folder.resolve()
+    for blob in strategy.blobs:
+        if inside not in Path(os.path.abspath(blob)).parents:
+            raise PenstockError(f"{blob}: a link of the cache leads there.", hint=f"remove the link in {place.folder}.")
+    strategy.execute()
 
 
 def _check_gone(paths: Iterable[Path]) -> None:
