@@ -11,6 +11,7 @@ from penstock.model.dense import Family, Traits, dense_spec, windowed_layers
 from penstock.model.experts import Transposed
 from penstock.model.fields import Fields, shown
 from penstock.model.mixture import COUNTS, read_mixture
+from penstock.model.mxfp4 import Mxfp4
 from penstock.model.rope import RopeRule
 from penstock.model.sources import HF_SOURCES, Part, Source
 from penstock.model.spec import Activation, DecoderSpec, Layer
@@ -66,7 +67,7 @@ def _check(config: Fields) -> None:
 
 
 def _stack(name: str, first: int = 0, step: int = 1) -> tuple[Source, ...]:
-    return (Transposed(name, first, step),)
+    return (Transposed(name, first, step), Mxfp4(name, first, step))
 
 
 GPT_OSS = Family(
