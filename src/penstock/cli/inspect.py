@@ -23,6 +23,7 @@ def inspect(
 ) -> None:
     """Print a model's spec, sizes, KV cost per token and generation defaults."""
     options.check_existing(model)
+    fetch(model, revision)
     from penstock.assemble import find_model
     from penstock.model import inspect_checkpoint
 
