@@ -3,9 +3,12 @@
 import gguf
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from penstock.core import ModelFileError
+from penstock.core import ModelFileError, limits
 from penstock.formats import RawTensor, Storage
+from penstock.model.families import family_of, read_spec
 from penstock.model.fields import Fields
 from penstock.model.gguf_fields import read_architecture, read_config
 from penstock.model.gguf_names import LAYOUTS
@@ -203,3 +206,37 @@ def test_only_models_are_served():
         assert f"general.type is '{kind}'" in refusal("llama", general={"general.type": kind})
     assert "unknown architecture 'clip'" in refusal("clip")
     assert config("llama", general={"general.type": "model"})["model_type"] == "llama"
+
+
+NAMES = sorted(
+    value.removeprefix("{arch}.")
+    for group in (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope)
+    for value in vars(group).values()
+    if isinstance(value, str) and value.startswith("{arch}.")
+)
+VALUES = st.one_of(
+    st.integers(-(2**63), 2**64),
+    st.integers(0, 8),
+    st.floats(width=32),
+    st.booleans(),
+    st.text(max_size=8),
+    st.sampled_from(["none", "linear", "yarn", "longrope"]),
+    st.lists(st.one_of(st.booleans(), st.integers(-1, 300)), max_size=5),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(sorted(LAYOUTS)), st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5), st.booleans())
+def test_any_metadata_gives_a_spec_or_one_line(architecture, values, experts):
+    given_keys = {"logit_scale": 1.0} if architecture == "granite" else {}
+    given_keys |= {"rope.freq_base": 1e6} if architecture == "gemma3" else {}
+    given_keys |= {"expert_count": 4, "expert_used_count": 2} if experts or "moe" in architecture else {}
+    keys = {f"{architecture}.{key}": value for key, value in (PLAIN | given_keys | values).items()}
+    source = Fields({"general.architecture": architecture} | keys, "m.gguf")
+    try:
+        fields = Fields(read_config(source, architecture, {"token_embd.weight": EMBED}), "m.gguf")
+        spec = read_spec(fields, family_of(fields))
+    except ModelFileError as error:
+        assert "\n" not in str(error) and str(error).startswith("m.gguf")
+        return
+    assert 1 <= len(spec.layers) <= limits.MAX_LAYERS and spec.hidden >= 1

@@ -1,6 +1,7 @@
 """The GGUF reader against gguf-py's writer, and against files that lie."""
 
 import struct
+import tracemalloc
 from pathlib import Path
 
 import gguf
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.model.made_models import make_model, write_gguf
+from tests.model.gguf_writing import make_model as make_zoo_model
+from tests.model.gguf_writing import write as write_zoo
 
-from penstock.core import ModelFileError
+from penstock.core import ModelFileError, limits
 from penstock.formats import Storage
 from penstock.formats.gguf_blocks import dequantize
 from penstock.model import open_checkpoint
@@ -113,11 +115,71 @@ def test_control_the_same_layouts_without_the_lie_are_read(tmp_path: Path) -> No
     assert file.metadata["k"] == [7, 8] and file.tensors.tensors["w"].shape == (8,)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize(
+    "body",
+    [
+        key(b"k", 9, struct.pack("<IQ", 8, 200_000)) + 200_000 * (struct.pack("<Q", 2) + "Ā".encode()),
+        key(b"k", 9, struct.pack("<IQ", 10, 300_000)) + 300_000 * struct.pack("<Q", 2**60),
+        key(b"k", 9, struct.pack("<IQ", 6, 300_000)) + 300_000 * struct.pack("<f", 0.1),
+        key(b"k", 9, struct.pack("<IQ", 0, 3_000_000)) + bytes(3_000_000),
+    ],
+    ids=["strings", "integers", "numbers", "bytes"],
+)
+def test_arrays_take_no_memory_beyond_their_bound(body: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = 1 << 20
+    monkeypatch.setattr(limits, "MAX_OVERHEAD_BYTES", bound)
+    path = tmp_path / "a.gguf"
+    path.write_bytes(head(keys=1) + body + PAD)
+    assert_refused_within(path, bound, "bytes of memory")
+
+
+def test_directories_take_no_memory_beyond_their_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = 1 << 20
+    monkeypatch.setattr(limits, "MAX_OVERHEAD_BYTES", bound)
+    path = tmp_path / "a.gguf"
+    path.write_bytes(head(tensors=4000) + b"".join(info(b"%d" % i, [1], 0, 32 * i) for i in range(4000)) + 4000 * PAD)
+    assert_refused_within(path, bound, "4000 tensors would take")
+    path.write_bytes(head(keys=9000) + b"".join(key(b"%d" % i, 7, b"\0") for i in range(9000)) + PAD)
+    assert_refused_within(path, bound, "9000 keys would take")
+    few = head(tensors=500) + b"".join(info(b"%d" % i, [1], 0, 32 * i) for i in range(500)) + 500 * PAD
+    path.write_bytes(few)
+    tracemalloc.start()
+    file = read_gguf(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(file.tensors.tensors) == 500 and peak < bound + len(few)
+
+
+def assert_refused_within(path: Path, bound: int, words: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError, match=words):
+            read_gguf(path)
+        assert tracemalloc.get_traced_memory()[1] < bound + path.stat().st_size
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_charged_covers_what_is_taken(tmp_path: Path) -> None:
+    """Control of the bounds: the largest vocabularies that are published stay far below them in files with weights."""
+    tokens = 20_000
+    body = key(b"k", 9, struct.pack("<IQ", 8, tokens)) + tokens * (struct.pack("<Q", 2) + "Ā".encode())
+    path = tmp_path / "a.gguf"
+    path.write_bytes(head(keys=1) + body + PAD)
+    tracemalloc.start()
+    file = read_gguf(path)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert file.metadata["k"] == ["Ā"] * tokens
+    assert tokens * 40 < taken < tokens * 88 + 100_000
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_damage_is_a_model_file_error(data: st.DataObject, whole: bytes, tmp_path: Path) -> None:
-    damaged = bytearray(whole)
-    directory = min(len(whole), 6000)
+def test_any_damage_is_a_model_file_error(data: st.DataObject, whole: list[bytes], tmp_path: Path) -> None:
+    original = data.draw(st.sampled_from(whole))
+    damaged = bytearray(original)
+    directory = min(len(original), 12_000)
     for _ in range(data.draw(st.integers(0, 4))):
         damaged[data.draw(st.integers(0, directory - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.one_of(st.just(len(damaged)), st.integers(0, len(damaged))))
@@ -129,9 +191,12 @@ def test_any_damage_is_a_model_file_error(data: st.DataObject, whole: bytes, tmp
     except ModelFileError as error:
         assert "\n" not in str(error)
         return
-    assert cut == len(whole)  # a file that lost bytes never opens
+    assert cut == len(original)  # a file that lost bytes never opens
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return write_gguf(make_model("llama"), tmp_path_factory.mktemp("gguf") / "whole.gguf").read_bytes()
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("gguf")
+    names = ("llama", "gpt_oss", "phi4 mini", "gemma3_text")
+    paths = [write_zoo(make_zoo_model(name), folder / f"{name}.gguf") for name in names]
+    return [path.read_bytes() for path in paths]
