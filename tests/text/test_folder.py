@@ -79,7 +79,7 @@ def test_named_templates(tmp_path):
     tokenizer = load_tokenizer(make_folder(tmp_path, tokenizer_config={"chat_template": named}))
     messages = [{"role": "user", "content": "x"}]
     assert tokenizer.encode_chat(messages) == (12,)
-    assert tokenizer.encode_chat(messages, tools=[{"type": "function"}]) == (2,)
+    assert tokenizer.encode_chat(messages, tools=[{"type": "function", "function": {"name": "f"}}]) == (2,)
     empty = load_tokenizer(make_folder(tmp_path, tokenizer_config={"chat_template": []}))
     assert empty.chat_template is None
 

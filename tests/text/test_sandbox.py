@@ -36,6 +36,13 @@ def test_metering_changes_no_output(source):
 
 
 BOMBS = [
+    "{% set ns = namespace(x=[1]) %}{% for i in range(90000) %}{% for j in range(90000) %}"
+    "{% set _ = ns.x.append(i) %}{% endfor %}{% endfor %}",
+    "{% set xs = [1] %}{% for x in xs %}{% set _ = xs.append(x) %}{% endfor %}",
+    "{% set xs = [1] %}{% set _ = xs.append(xs) %}{{ xs }}",
+    "{% set xs = [1] %}{% set _ = xs.append(xs) %}{{ xs|tojson }}",
+    "{% set xs = [1] %}{% set _ = xs.append(xs) %}{{ xs == [xs] }}",
+    "{{ (range(9999999)|map('string'))|tojson }}",
     "{% for i in range(10**9) %}{% endfor %}",
     "{% for i in range(1000000000) %}{% endfor %}",
     "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
@@ -149,3 +156,33 @@ def test_long_conversations_are_no_bombs():
         "{% endif %}{% endfor %}"
     )
     assert len(render(source, messages=messages)) == 101 * 4096
+
+
+def test_lists_of_a_template_may_grow_and_shrink():
+    source = "{% set xs = [1] %}{% set _ = xs.append(2) %}{{ xs.pop(0) }}{{ xs }}"
+    assert render(source) == "1[2]"
+    with pytest.raises(SecurityError):
+        render("{{ xs.clear() }}", xs=[1])
+    with pytest.raises(SecurityError):
+        render_plainly(source)  # the control: Jinja's own sandbox allows neither
+
+
+def test_taking_from_long_lists_is_paid_for():
+    budget = RenderBudget(steps=400_000)
+    source = "{% set xs = range(90000)|list %}{% for i in range(5000) %}{% set _ = xs.pop(0) %}{% endfor %}"
+    with pytest.raises(BudgetSpent):
+        MeteredSandbox().from_string(source).render({BUDGET: budget})
+
+
+def test_generators_become_json():
+    assert render("{{ xs|map('string')|tojson }}", xs=[1, 2]) == '["1", "2"]'
+
+
+def test_the_trainers_tag_is_its_body():
+    source = "{% for x in xs %}\n{% generation %}\n<{{ x }}>{% set y = x %}\n{% endgeneration %}\n{{ y }}{% endfor %}"
+    assert render(source, xs=[1, 2]) == "<1><2>"
+    assert render("{% generation %}{% for i in range(3) %}{{ i }}{% endfor %}{% endgeneration %}") == "012"
+    with pytest.raises(BudgetSpent):
+        render(
+            "{% generation %}{% for i in range(99999) %}{% for j in range(99) %}{% endfor %}{% endfor %}{% endgeneration %}"
+        )

@@ -12,6 +12,8 @@ from typing import Any
 
 from jinja2 import nodes, pass_context
 from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
@@ -37,6 +39,8 @@ _STR_METHODS = frozenset((
     "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "swapcase", "title", "upper",
 ))
 # fmt: on
+# Published templates keep queues in lists of their own; what a rendering is given is a copy made for it.
+_LIST_METHODS = frozenset(("append", "pop"))
 # Filters that look at everything in a value, and those that go once over its members.
 _DEEP = frozenset(
     {"capitalize", "dictsort", "e", "escape", "float", "groupby", "indent", "int", "join", "lower", "max", "min"}
@@ -105,6 +109,8 @@ def _tojson(
     if indent is not None and not 0 <= indent <= _MAX_INDENT:
         raise SecurityError(f"tojson(indent={indent})")
     budget = _budget(context)
+    if isinstance(value, (Iterator, range)):  # of map, select and the like
+        value = _drained(budget, value)
     budget.written(value)
     text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
     budget.chars(len(text))
@@ -164,13 +170,24 @@ def _paid(node: nodes.Expr, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
+class Generation(Extension):
+    """The tag `{% generation %}`, which marks answers for trainers: its body is rendered as it stands."""
+
+    tags = {"generation"}  # noqa: RUF012  (Jinja reads it off the class)
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """The body, in a scope of its own."""
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
 class MeteredSandbox(ImmutableSandboxedEnvironment):
     """The environment chat templates are written for, metered."""
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation])
         kept = {name: _metered(name, self.filters[name]) for name in _FILTERS & self.filters.keys()}
         kept["bool"] = _metered("bool", bool)
         self.filters.clear()
@@ -204,6 +221,7 @@ class MeteredSandbox(ImmutableSandboxedEnvironment):
         budget.step()
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, (list, tuple)):
+            budget.step(len(owner) // 1024)  # taking the first of a list moves all the others
             for value in args:
                 budget.measure(value)
         elif isinstance(owner, str):
@@ -218,6 +236,8 @@ class MeteredSandbox(ImmutableSandboxedEnvironment):
         """Plain data's public names; of strings only the methods that can't make them much longer."""
         if isinstance(obj, str):
             return attr in _STR_METHODS
+        if isinstance(obj, list) and attr in _LIST_METHODS:
+            return True
         return super().is_safe_attribute(obj, attr, value)
 
 

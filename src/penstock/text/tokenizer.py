@@ -5,7 +5,7 @@ Knows nothing about files, requests or HTTP. Invariant: text never becomes a con
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -14,8 +14,10 @@ from typing import Any
 from tokenizers import Tokenizer as HfTokenizer
 
 from penstock.core import InvalidRequest, StreamDecoder, limits
-from penstock.text.chat import ChatTemplate, Marked, check_messages
+from penstock.text.chat import ChatTemplate
 from penstock.text.encoders import encode_ids, start_encoders
+from penstock.text.ends import end_tokens
+from penstock.text.marks import Marked
 from penstock.text.pieces import PieceRule, byte_alphabet, piece_bytes, read_rule
 from penstock.text.stream import ByteStream, WindowStream
 from penstock.text.vocab import ControlTokens
@@ -32,6 +34,8 @@ class Vocabulary:
         hf: the tokenizer; reads control tokens in text as ordinary text.
         inner: the same for text that does not begin the prompt, or None where that makes no difference.
         controls: tokens that steer the model.
+        prepare: what is done to a text before `hf` sees it, or None.
+        prepare_inner: the same for text that does not begin the prompt, or None where that makes no difference.
         bos_token_id: beginning of text, or None.
         eos_token_ids: ends of an answer.
         prefix: ids put before a prompt.
@@ -42,6 +46,8 @@ class Vocabulary:
     hf: HfTokenizer
     controls: ControlTokens
     inner: HfTokenizer | None = None
+    prepare: Callable[[str], str] | None = None
+    prepare_inner: Callable[[str], str] | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     prefix: tuple[int, ...] = ()
@@ -67,7 +73,7 @@ class Tokenizer:
         self._shown: dict[int, bytes] = dict.fromkeys(vocabulary.controls.ids, b"")  # without special tokens
         self.chat_template = chat_template
         self.bos_token_id = vocabulary.bos_token_id
-        self.eos_token_ids = vocabulary.eos_token_ids
+        self.eos_token_ids = end_tokens(vocabulary.controls, vocabulary.eos_token_ids, chat_template)
         self._added = frozenset(vocabulary.hf.get_added_tokens_decoder())
         self.vocab_size = max(vocabulary.hf.get_vocab_size(with_added_tokens=True), max(self._added, default=-1) + 1)
 
@@ -112,7 +118,7 @@ class Tokenizer:
                 param="messages",
                 hint="use /v1/completions, or serve a model that was made for chat.",
             )
-        marked = Marked(self._controls, check_messages(messages), tools, template.alphabet)
+        marked = template.mark(self._controls, messages, tools)
         text = template.render(
             marked,
             add_generation_prompt=add_generation_prompt,
@@ -205,8 +211,11 @@ class Tokenizer:
 
     def _encode_plain(self, text: str, first: bool) -> list[int]:
         """Ids of ordinary text; `first`: nothing stands before it."""
-        hf = self._hf if first or self._vocabulary.inner is None else self._vocabulary.inner
+        vocabulary = self._vocabulary
+        hf = self._hf if first or vocabulary.inner is None else vocabulary.inner
+        prepare = vocabulary.prepare if first or vocabulary.prepare_inner is None else vocabulary.prepare_inner
         try:
+            text = text if prepare is None else prepare(text)
             ids = encode_ids(hf, text)
         except (TypeError, UnicodeEncodeError):  # the library calls a text it can't read "not a str"
             raise InvalidRequest("The text has lone surrogates; it must be valid Unicode.", param="prompt") from None

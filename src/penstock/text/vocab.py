@@ -10,6 +10,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+_LOOKS_LIKE_CONTROL = re.compile(r"<[|｜].*[|｜]>|</?s>|\[/?INST\]|<(start|end)_of_turn>")
+
+
+def looks_like_control(text: str) -> bool:
+    """Whether a token's spelling is that of a token that steers: some published files forget to mark theirs."""
+    return _LOOKS_LIKE_CONTROL.fullmatch(text) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class ControlToken:
@@ -49,6 +56,10 @@ class ControlTokens:
         self._heads = frozenset(token.text[:size] for token in spelled for size in range(1, len(token.text)))
         self._tails = frozenset(token.text[-size:] for token in spelled for size in range(1, len(token.text)))
         self._longest = max((len(token.text) for token in spelled), default=0)
+
+    def id_of(self, text: str) -> int | None:
+        """The id of the control token with that spelling, or None."""
+        return self._by_text.get(text)
 
     def split(self, text: str) -> Iterator[tuple[int, str, int | None]]:
         """(offset, ordinary text, control id after it) in order; the last one has no control id."""
