@@ -36,6 +36,7 @@ class Wanted:
         bias: it is the projection's bias.
         expert: index, -1 outside of experts.
         num_experts: of the layer.
+        shape: its shape.
         shapes: all places of the layer (or, for places outside of layers, of the model) → shape.
     """
 
@@ -44,17 +45,13 @@ class Wanted:
     bias: bool
     expert: int
     num_experts: int
+    shape: Shape
     shapes: Mapping[str, Shape]
 
     @property
     def key(self) -> str:
         """Its name in a family's table: without the expert's index and without `.bias`."""
         return f"experts.{self.name}" if self.expert >= 0 else self.at + self.name
-
-    @property
-    def shape(self) -> Shape:
-        """Its shape."""
-        return self.sibling(self.name)
 
     def sibling(self, name: str) -> Shape:
         """The shape of the place beside it that has this name."""
@@ -65,7 +62,7 @@ def wanted(place: str, num_experts: int, shapes: Mapping[str, Shape]) -> Wanted:
     """A place within its layer, e.g. `experts.3.gate.bias`, taken apart."""
     at, dot, name = place.removesuffix(".bias").rpartition(".")
     expert = int(at[len("experts.") :]) if at.startswith("experts.") else -1
-    return Wanted(at + dot, name, place.endswith(".bias"), expert, num_experts, shapes)
+    return Wanted(at + dot, name, place.endswith(".bias"), expert, num_experts, shapes[place], shapes)
 
 
 class Source(Protocol):
@@ -96,9 +93,11 @@ class Part:
 
     def stored(self, want: Wanted) -> tuple[Stored, ...]:
         """The tensor that it reads."""
-        name = self.name.replace("{}", str(want.expert)) + self.suffixes[want.bias]
-        rows = sum(want.sibling(member)[0] for member in self.members) if self.members else want.shape[0]
-        shape = (rows, *want.shape[1:])
+        name, shape = self.name + self.suffixes[want.bias], want.shape
+        if want.expert >= 0:
+            name = name.replace("{}", str(want.expert))
+        if self.members:
+            shape = (sum(want.sibling(member)[0] for member in self.members), *shape[1:])
         return (Stored(name, (want.num_experts, *shape) if self.stacked else shape),)
 
     def ref(self, want: Wanted, tensors: Sequence[RawTensor | ByteTensor]) -> WeightRef:

@@ -106,25 +106,26 @@ class _Filler:
             ModelFileError: a tensor is missing or has another shape or kind than its place needs.
         """
         prefix = f"{self.names['layers']}.{at.split('.')[1]}." if layer else ""
+        num_experts = layer.mlp.num_experts if layer else 0
         for place in shapes:
-            want = wanted(place, layer.mlp.num_experts if layer else 0, shapes)
-            source = self._choose(want, prefix)
-            found = tuple(self._find(prefix, stored, want) for stored in source.stored(want))
-            self.used |= {tensor.name: len(tensor.data) for tensor in found}
-            ref = source.ref(want, tuple(self._shaped(t, s) for t, s in zip(found, source.stored(want), strict=True)))
+            want = wanted(place, num_experts, shapes)
+            source, stored = self._choose(want, prefix)
+            found = [self._shaped(self._find(prefix, one, want), one) for one in stored]
+            for tensor in found:
+                self.used[tensor.name] = len(tensor.data)
+            ref = source.ref(want, found)
             rows = _rows(layer, want.key) if self._permuted and layer else None
             self.refs[at + place] = ref if rows is None else replace(ref, rows=rows)
 
-    def _choose(self, want: Wanted, prefix: str) -> Source:
-        """The first way of storing the place whose tensors are all there; where none is, the first."""
-        sources = self._sources.get(want.key)
-        if sources is None:
-            return Part(self.names[want.key])
+    def _choose(self, want: Wanted, prefix: str) -> tuple[Source, tuple[Stored, ...]]:
+        """The first way of storing the place whose tensors are all there, and these; where none is, the first way."""
+        key = want.key
+        sources = self._sources.get(key) or (Part(self.names[key]),)
         for source in sources:
-            names = [prefix + stored.name for stored in source.stored(want)]
-            if all(name in self.tensors or name in self.foreign for name in names):
-                return source
-        return sources[0]
+            stored = source.stored(want)
+            if all((name := prefix + one.name) in self.tensors or name in self.foreign for one in stored):
+                return source, stored
+        return sources[0], sources[0].stored(want)
 
     def _find(self, prefix: str, stored: Stored, want: Wanted) -> RawTensor | ByteTensor:
         name = prefix + stored.name
