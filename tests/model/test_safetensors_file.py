@@ -22,7 +22,18 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     file = read_safetensors(tmp_path / "m.safetensors")
     assert {name: tensor.shape for name, tensor in file.tensors.items()} == {"a": (2, 3), "b": (4,)}
     assert all(np.array_equal(dequantize(file.tensors[name]), values[name]) for name in values)
-    assert file.foreign == {"c": "I64"}
+    assert file.foreign == {"c": "I64"} and file.octets == {}
+
+
+def test_bytes_are_handed_out_beside_the_foreign(tmp_path: Path) -> None:
+    values = {"codes": np.arange(24, dtype=np.uint8).reshape(2, 3, 4), "signed": np.ones(3, dtype=np.int8)}
+    save_file({**values, "a": np.ones(2, dtype=np.float32)}, tmp_path / "m.safetensors")
+    file = read_safetensors(tmp_path / "m.safetensors")
+    assert file.tensors.keys() == {"a"} and file.foreign == {"codes": "U8", "signed": "I8"}
+    assert file.octets.keys() == {"codes"}
+    octets = file.octets["codes"]
+    assert octets.shape == (2, 3, 4) and not octets.data.flags.writeable
+    assert octets.data.tolist() == list(range(24))
 
 
 def entry(begin: object = 0, end: object = 16, shape: object = (4,), dtype: object = "F32") -> dict:
