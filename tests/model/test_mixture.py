@@ -93,12 +93,16 @@ def test_gpt_oss_fields() -> None:
     assert (attention.sinks, attention.q_bias, attention.o_bias, attention.window) == (True, True, True, 12)
     assert spec.layers[1].attention.window is None
     assert (mlp.activation, mlp.bias, mlp.router_bias, mlp.clamp) == (Activation.SWIGLU_OAI, True, True, 7.0)
-    bare = hf.GptOssConfig()  # its own defaults, where a config leaves fields out
-    needed = ("model_type", "hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
-    needed += ("num_local_experts", "vocab_size")
-    assert spec_of({name: getattr(bare, name) for name in needed}) == spec_of(bare.to_dict())
     with pytest.raises(ModelFileError, match=r"swiglu_alpha is 2; only 1\.702"):
         spec_of(values | {"swiglu_alpha": 2.0})
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_what_a_config_leaves_out_is_as_in_transformers(name: str) -> None:
+    bare = hf.AutoConfig.for_model(name).to_dict()
+    needed = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
+    short = {key: bare[key] for key in ("model_type", *needed, "num_experts", "num_local_experts") if key in bare}
+    assert spec_of(short) == spec_of(bare)
 
 
 def test_olmoe_clips_and_norms_whole_rows() -> None:
