@@ -97,7 +97,7 @@ def test_template_in_the_metadata():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model": "t5"}, "model is 't5'.*hint"),
+        ({"model": "rwkv"}, "model is 'rwkv'.*hint"),
         ({"model": None}, "model is 'None'"),
         ({"pre": "never-heard-of"}, "pre is 'never-heard-of'.*hint.*llama-bpe"),
         ({"pre": 7}, "pre is '7'"),

@@ -1,4 +1,4 @@
-"""The tokenizer and chat template of a folder in the Hugging Face layout.
+"""The tokenizer and chat template of a model folder.
 
 Knows nothing about weights. Invariant: a file is measured before it is read, and a bad one is named in one line.
 """
@@ -6,74 +6,61 @@ Knows nothing about weights. Invariant: a file is measured before it is read, an
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tokenizers import Tokenizer as HfTokenizer
 
 from penstock.core import ModelFileError, limits
+from penstock.text.added import AddedFile, Files, extend_pieces, rename_special
 from penstock.text.chat import ChatTemplate
+from penstock.text.rank_bpe import RankModel, build_rank_bpe, looks_like_ranks, read_tekken, read_tiktoken
+from penstock.text.sentencepiece_model import UNIGRAM, SpmModel, read_spm_model
+from penstock.text.spm import Kind, SpmText, build_spm, check_pieces, precompiled
 from penstock.text.tokenizer import Tokenizer, Vocabulary
+from penstock.text.tokenizer_json import named_failures, read_tokenizer_json
 from penstock.text.vocab import ControlToken, ControlTokens
 
-_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
-_LOOKS_LIKE_CONTROL = re.compile(r"<[|｜].*[|｜]>|</?s>|\[/?INST\]|<(start|end)_of_turn>")
+_NAMES: Final = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 # Classes whose add_bos_token and add_eos_token overrule what tokenizer.json puts around a text.
 _ADDING_CLASSES = frozenset({"LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """What the small files beside tokenizer.json say.
-
-    Attributes:
-        config: tokenizer_config.json.
-        names: special names and their spellings.
-        end_ids: generation_config.json's end tokens.
-    """
-
-    config: Mapping[str, Any]
-    names: Mapping[str, str]
-    end_ids: tuple[int, ...]
 
 
 def load_tokenizer(folder: Path, *, now: Callable[[], datetime] | None = None) -> Tokenizer:
     """The tokenizer of a model folder.
 
     Args:
-        folder: holds tokenizer.json and, where the model has them, tokenizer_config.json, special_tokens_map.json,
+        folder: holds tokenizer.json, or else tokenizer.model (SentencePiece or tiktoken), or else tekken.json; and,
+            where the model has them, tokenizer_config.json, special_tokens_map.json, added_tokens.json,
             generation_config.json and chat_template.jinja.
         now: the date and time for templates that ask; without it they are told that there is none.
 
     Raises:
-        ModelFileError: tokenizer.json is missing, or a file is too large or broken.
+        ModelFileError: there is no tokenizer, or a file is too large or broken.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ModelFileError(
-            f"{path}: no such file.", hint="a tokenizer in the Hugging Face format (tokenizer.json) is needed."
-        )
     files = _read_files(folder)
-    data = _read_bytes(path, limits.MAX_TOKENIZER_BYTES)
-    hf = _parse(path, data)
-    hf, controls = _control_tokens(path, data, hf, files)
-    hf.encode_special_tokens = True
-    hf.no_truncation()
-    hf.no_padding()
-    vocabulary = _vocabulary(hf, controls, files)
-    template = _read_template(folder, files, now)
-    return Tokenizer(vocabulary, template)
+    readers = (("tokenizer.json", _from_json), ("tokenizer.model", _from_model), ("tekken.json", _from_tekken))
+    for name, reader in readers:
+        path = folder / name
+        if path.is_file():
+            data = _read_bytes(path, limits.MAX_TOKENIZER_BYTES)
+            with named_failures(path):
+                vocabulary = reader(path, data, files)
+            return Tokenizer(vocabulary, _read_template(folder, files, now))
+    raise ModelFileError(
+        f"{folder / 'tokenizer.json'}: no such file, nor tokenizer.model or tekken.json beside it.",
+        hint="a tokenizer of one of these kinds is needed.",
+    )
 
 
-def _vocabulary(hf: HfTokenizer, controls: ControlTokens, files: _Files) -> Vocabulary:
-    """The vocabulary with its special ids."""
+def _from_json(path: Path, data: bytes, files: Files) -> Vocabulary:
+    """The vocabulary of a tokenizer.json."""
+    hf, controls, size = read_tokenizer_json(path, data, files.names)
     bos = _id_of(hf, files.names.get("bos_token"))
     eos = _id_of(hf, files.names.get("eos_token"))
-    size = hf.get_vocab_size(with_added_tokens=True)
     ends = {*files.end_ids, *(() if eos is None else (eos,))}
     prefix, suffix = _around(hf)
     if files.config.get("tokenizer_class") in _ADDING_CLASSES:
@@ -82,12 +69,79 @@ def _vocabulary(hf: HfTokenizer, controls: ControlTokens, files: _Files) -> Voca
     return Vocabulary(
         hf=hf,
         controls=controls,
+        size=size,
         inner=_inner(hf),
         bos_token_id=bos,
-        eos_token_ids=tuple(sorted(end for end in ends if 0 <= end < max(size, 1) or hf.id_to_token(end) is not None)),
+        eos_token_ids=tuple(sorted(end for end in ends if 0 <= end < size)),
         prefix=prefix,
         suffix=suffix,
         names=files.names,
+    )
+
+
+def _from_model(path: Path, data: bytes, files: Files) -> Vocabulary:
+    """The vocabulary of a tokenizer.model, which is one of two kinds of file."""
+    return _from_ranks(read_tiktoken(data), files) if looks_like_ranks(data) else _from_spm(read_spm_model(data), files)
+
+
+def _from_tekken(path: Path, data: bytes, files: Files) -> Vocabulary:
+    """The vocabulary of a tekken.json."""
+    return _from_ranks(read_tekken(data), files)
+
+
+def _from_ranks(model: RankModel, files: Files) -> Vocabulary:
+    """A vocabulary by rank."""
+    special = rename_special(model.special, model.first_id, len(model.tokens), files)
+    hf = build_rank_bpe(replace(model, special=special))
+    controls = ControlTokens([ControlToken(id, name) for name, id in special.items()])
+    by_id = {id: name for name, id in special.items()}
+    own = {"bos_token": by_id[model.special[model.bos]], "eos_token": by_id[model.special[model.eos]]}
+    return _around_text(Vocabulary(hf=hf, controls=controls), {**own, **files.names}, files)
+
+
+def _from_spm(model: SpmModel, files: Files) -> Vocabulary:
+    """The vocabulary of a SentencePiece file, with the tokens that the configuration adds."""
+    pieces = model.pieces
+    added = extend_pieces(pieces, files)
+    check_pieces(pieces)
+    wanted = files.config.get("add_prefix_space")
+    text = SpmText(
+        dummy_prefix=wanted if isinstance(wanted, bool) else model.dummy_prefix,
+        squeeze=model.squeeze,
+        charsmap=precompiled(model.charsmap),
+    )
+    hf = build_spm(pieces, text=text, unigram=model.model_type == UNIGRAM, escape=model.escape)
+    plain = AddedFile("", special=True)
+    tokens = [
+        ControlToken(id, pieces.names[id], flags.lstrip, flags.rstrip, flags.single_word)
+        for id in pieces.of(Kind.CONTROL, Kind.UNKNOWN)
+        for flags in (added.get(id, plain),)
+    ]
+    names = {**{name: pieces.names[id] for name, id in model.ids.items()}, **files.names}
+    vocabulary = Vocabulary(
+        hf=hf,
+        controls=ControlTokens(tokens, unknown=next(pieces.of(Kind.UNKNOWN), None)),
+        prepare=text,
+        shrinks=text.shrinks,
+        # Before 2024 a space went before every stretch of text between control tokens ("legacy").
+        prepare_inner=replace(text, dummy_prefix=False) if files.config.get("legacy") is False else None,
+    )
+    return _around_text(vocabulary, names, files)
+
+
+def _around_text(vocabulary: Vocabulary, names: Mapping[str, str], files: Files) -> Vocabulary:
+    """The same with its special ids, put around a text as the configuration says: by default the beginning only."""
+    bos = _id_of(vocabulary.hf, names.get("bos_token"))
+    eos = _id_of(vocabulary.hf, names.get("eos_token"))
+    size = vocabulary.hf.get_vocab_size(with_added_tokens=True)
+    ends = {*(end for end in files.end_ids if end < size), *(() if eos is None else (eos,))}
+    return replace(
+        vocabulary,
+        bos_token_id=bos,
+        eos_token_ids=tuple(sorted(ends)),
+        prefix=(bos,) if bos is not None and files.config.get("add_bos_token", True) is True else (),
+        suffix=(eos,) if eos is not None and files.config.get("add_eos_token", False) is True else (),
+        names=names,
     )
 
 
@@ -122,43 +176,7 @@ def _inner(hf: HfTokenizer) -> HfTokenizer | None:
     return twin
 
 
-def _control_tokens(path: Path, data: bytes, hf: HfTokenizer, files: _Files) -> tuple[HfTokenizer, ControlTokens]:
-    """The control tokens, and a tokenizer that knows all of them as special.
-
-    Control are the added tokens marked special, those the configuration names, and those that look the part
-    (<|…|> and the like): some published files forget to mark their turn tokens.
-    """
-    named = set(files.names.values())
-    added = hf.get_added_tokens_decoder()
-    forgotten = {
-        id
-        for id, token in added.items()
-        if not token.special and (token.content in named or _LOOKS_LIKE_CONTROL.fullmatch(token.content))
-    }
-    if forgotten:
-        state = json.loads(data)
-        for entry in state["added_tokens"]:
-            entry["special"] = bool(entry.get("special")) or entry.get("id") in forgotten
-        hf = _parse(path, json.dumps(state).encode())
-        added = hf.get_added_tokens_decoder()
-    tokens = [
-        ControlToken(id, token.content, token.lstrip, token.rstrip, token.single_word)
-        for id, token in added.items()
-        if token.special
-    ]
-    return hf, ControlTokens(tokens, unknown=_id_of(hf, files.names.get("unk_token")))
-
-
-def _parse(path: Path, data: bytes) -> HfTokenizer:
-    """The tokenizer in a file's bytes."""
-    try:
-        return HfTokenizer.from_buffer(data)
-    except Exception as error:  # the library raises bare Exception and ValueError
-        reason = " ".join(str(error).split())[:200]
-        raise ModelFileError(f"{path}: not a tokenizer: {reason}") from None
-
-
-def _read_files(folder: Path) -> _Files:
+def _read_files(folder: Path) -> Files:
     """The small files, each optional."""
     config = _read_json(folder / "tokenizer_config.json")
     special = _read_json(folder / "special_tokens_map.json")
@@ -172,10 +190,10 @@ def _read_files(folder: Path) -> _Files:
     ends = _read_json(folder / "generation_config.json").get("eos_token_id")
     found = ends if isinstance(ends, list) else [ends]
     ids = tuple(id for id in found if isinstance(id, int) and not isinstance(id, bool) and id >= 0)
-    return _Files(config, names, ids)
+    return Files(config, names, ids, _read_json(folder / "added_tokens.json"))
 
 
-def _read_template(folder: Path, files: _Files, now: Callable[[], datetime] | None) -> ChatTemplate | None:
+def _read_template(folder: Path, files: Files, now: Callable[[], datetime] | None) -> ChatTemplate | None:
     """The chat template: a file of its own, or a string or named strings in the configuration."""
     path = folder / "chat_template.jinja"
     if path.is_file():

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from itertools import compress
+from typing import Any, Final
 
 from tokenizers import AddedToken, decoders, normalizers
 from tokenizers import Tokenizer as HfTokenizer
@@ -17,23 +18,37 @@ from tokenizers.models import BPE
 
 from penstock.core import ModelFileError, limits
 from penstock.text.chat import ChatTemplate
-from penstock.text.pretokenizers import composes, known_kinds, pre_tokenizer, takes_whole_words
+from penstock.text.pretokenizers import WordCut, known_kinds, pre_tokenizer, word_cut
+from penstock.text.spm import Kind, Pieces, SpmText, build_spm, check_pieces, precompiled
 from penstock.text.tokenizer import Tokenizer, Vocabulary
-from penstock.text.vocab import ControlToken, ControlTokens
+from penstock.text.vocab import ControlToken, ControlTokens, looks_like_control
+from penstock.text.wordpiece import build_wordpiece
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
-_SPACE = "▁"
-_END_NAMES = frozenset({"<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>"})
-_MAX_PIECE_CHARS = 512
+# Phi-3's turn tokens swallow the white space after them, which a file can't say; these don't.
+_KEEPS_SPACE = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Pieces:
-    """The vocabulary as the file lists it: names, kinds and scores by id."""
+class _Family:
+    """What a kind of tokenizer takes for granted where the file is silent (as llama.cpp does).
 
-    names: list[str]
-    kinds: list[int]
-    scores: list[float]
+    Attributes:
+        ids: special ids by key.
+        adds_bos: the beginning token goes before a text.
+        adds_eos: the end token goes after it.
+    """
+
+    ids: Mapping[str, int]
+    adds_bos: bool = False
+    adds_eos: bool = False
+
+
+_FAMILIES: Final[Mapping[str, _Family]] = {
+    "llama": _Family({"bos": 1, "eos": 2, "unknown": 0}, adds_bos=True),
+    "gpt2": _Family({}),
+    "bert": _Family({"bos": 101, "unknown": 100, "seperator": 102, "eos": 102}, adds_bos=True, adds_eos=True),
+    "t5": _Family({"eos": 1, "unknown": 2}, adds_eos=True),
+}
 
 
 def load_gguf_tokenizer(metadata: Mapping[str, object], *, now: Callable[[], datetime] | None = None) -> Tokenizer:
@@ -48,141 +63,172 @@ def load_gguf_tokenizer(metadata: Mapping[str, object], *, now: Callable[[], dat
     """
     kind = metadata.get("tokenizer.ggml.model")
     pieces = _read_pieces(metadata)
-    if kind == "llama":
-        hf = _build_spm(pieces, _flag(metadata, "add_space_prefix", True))
-    elif kind == "gpt2":
-        hf = _build_byte_level(pieces, metadata)
-    else:
-        raise _error(f"tokenizer.ggml.model is {str(kind)[:64]!r}", hint="llama and gpt2 can be read.")
-    _add_special(hf, pieces)
-    return _assemble(hf, pieces, metadata, now)
-
-
-def _assemble(
-    hf: HfTokenizer, pieces: _Pieces, metadata: Mapping[str, object], now: Callable[[], datetime] | None
-) -> Tokenizer:
-    """The tokenizer with its special ids and template."""
-    size = len(pieces.names)
-    bos, eos = _id(metadata, "bos_token_id", size), _id(metadata, "eos_token_id", size)
-    unknown = _id(metadata, "unknown_token_id", size)
-    controls = [
-        ControlToken(id, pieces.names[id])
-        for id, kind in enumerate(pieces.kinds)
-        if kind in (_CONTROL, _UNKNOWN) or id in (bos, eos)
-    ]
-    ends = {eos, _id(metadata, "eot_token_id", size), _id(metadata, "eom_token_id", size)}
-    ends |= {token.id for token in controls if token.text in _END_NAMES}
-    spm = metadata.get("tokenizer.ggml.model") == "llama"
-    names = {
-        name: pieces.names[id]
-        for name, id in (("bos_token", bos), ("eos_token", eos), ("unk_token", unknown))
-        if id is not None
-    }
-    vocabulary = Vocabulary(
-        hf=hf,
-        controls=ControlTokens(controls, unknown=unknown),
-        bos_token_id=bos,
-        eos_token_ids=tuple(sorted(end for end in ends if end is not None)),
-        prefix=(bos,) if bos is not None and _flag(metadata, "add_bos_token", spm) else (),
-        suffix=(eos,) if eos is not None and _flag(metadata, "add_eos_token", False) else (),
-        names=names,
-    )
+    family = _FAMILIES.get(kind) if isinstance(kind, str) else None
+    if family is None:
+        raise _error(f"tokenizer.ggml.model is {str(kind)[:64]!r}", hint=f"{', '.join(_FAMILIES)} can be read.")
+    try:
+        check_pieces(pieces)
+        special = _Special(metadata, pieces, family)
+        if kind == "gpt2":
+            cut = _word_cut(metadata)
+            vocabulary = special.vocabulary(_build_byte_level(pieces, metadata, cut), None, cut.adds_bos)
+        elif kind == "bert":
+            vocabulary = special.vocabulary(_build_wordpiece(pieces, metadata, special), None, True)
+        else:
+            text = _spm_text(metadata, dummy_prefix=kind == "llama")
+            hf = build_spm(pieces, text=text, unigram=kind == "t5", escape=_flag(metadata, "escape_whitespaces", True))
+            vocabulary = special.vocabulary(hf, text, family.adds_bos)
+    except ModelFileError as error:
+        raise error if error.message.startswith("GGUF") else _error(error.message.rstrip("."), error.hint) from None
     source = metadata.get("tokenizer.chat_template")
-    template = ChatTemplate(source, names=names, now=now) if isinstance(source, str) and source else None
+    template = ChatTemplate(source, names=vocabulary.names, now=now) if isinstance(source, str) and source else None
     return Tokenizer(vocabulary, template)
 
 
-def _build_spm(pieces: _Pieces, space_prefix: bool) -> HfTokenizer:
-    """SentencePiece's BPE: the pair whose piece has the best score merges first (Kudo and Richardson 2018)."""
-    vocab = {name: id for id, name in enumerate(pieces.names)}
-    unknown = next((name for name, kind in zip(pieces.names, pieces.kinds, strict=True) if kind == _UNKNOWN), None)
-    fallback = sum(kind == _BYTE for kind in pieces.kinds) == 256
-    model = BPE(vocab, _spm_merges(pieces, vocab), unk_token=unknown, fuse_unk=True, byte_fallback=fallback)
-    hf = HfTokenizer(model)
-    steps: list[normalizers.Normalizer] = [normalizers.Prepend(_SPACE)] if space_prefix else []
-    hf.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
-    strip: list[decoders.Decoder] = [decoders.Strip(" ", 1, 0)] if space_prefix else []
-    hf.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
-    return hf
+class _Special:
+    """The special tokens of a file: ids by name, which tokens steer the model, which end an answer.
+
+    Args:
+        metadata: the file's key-value pairs.
+        pieces: its vocabulary.
+        family: what holds where the file is silent.
+    """
+
+    def __init__(self, metadata: Mapping[str, object], pieces: Pieces, family: _Family) -> None:
+        self._metadata = metadata
+        self._pieces = pieces
+        self._family = family
+        self.unknown = self._id("unknown")
+        self._bos, self._eos = self._id("bos"), self._id("eos")
+        for id in (self.unknown, self._bos, self._eos):
+            if id is not None and pieces.kinds[id] == Kind.NORMAL:
+                pieces.kinds[id] = Kind.UNKNOWN if id == self.unknown else Kind.CONTROL
+        for id in pieces.of(Kind.USER):
+            if looks_like_control(pieces.names[id]):
+                pieces.kinds[id] = Kind.CONTROL
+
+    def vocabulary(self, hf: HfTokenizer, text: SpmText | None, adds_bos: bool) -> Vocabulary:
+        """The vocabulary around a tokenizer."""
+        bos, eos, pieces = self._bos, self._eos, self._pieces
+        strips = self._strips()
+        controls = [
+            ControlToken(id, pieces.names[id], rstrip=strips and pieces.names[id] not in _KEEPS_SPACE)
+            for id in pieces.of(Kind.CONTROL, Kind.UNKNOWN)
+        ]
+        ends = {eos, self._id("eot"), self._id("eom")}
+        special = (("bos_token", bos), ("eos_token", eos), ("unk_token", self.unknown))
+        last = self._id("seperator") if eos is None or "seperator" in self._family.ids else eos
+        adds_eos = _flag(self._metadata, "add_eos_token", self._family.adds_eos)
+        return Vocabulary(
+            hf=hf,
+            controls=ControlTokens(controls, unknown=self.unknown),
+            prepare=text,
+            shrinks=text is not None and text.shrinks,
+            bos_token_id=bos,
+            eos_token_ids=tuple(sorted(end for end in ends if end is not None)),
+            prefix=(bos,) if bos is not None and _flag(self._metadata, "add_bos_token", adds_bos) else (),
+            suffix=(last,) if last is not None and adds_eos else (),
+            names={name: pieces.names[id] for name, id in special if id is not None},
+        )
+
+    def _strips(self) -> bool:
+        """Whether this is Phi-3's SentencePiece vocabulary."""
+        name = str(self._metadata.get("general.name", "")).lower().replace("-", "")
+        return self._metadata.get("tokenizer.ggml.model") == "llama" and "phi3" in name
+
+    def _id(self, name: str) -> int | None:
+        """A token id of the metadata or the family's own; None where neither has one."""
+        size = len(self._pieces.names)
+        key = f"tokenizer.ggml.{name}_token_id"
+        value = self._metadata.get(key)
+        if value is None:
+            default = self._family.ids.get(name)
+            return default if default is not None and default < size else None
+        if isinstance(value, bool) or not hasattr(value, "__index__") or not 0 <= int(value.__index__()) < size:
+            raise _error(f"{key} is {str(value)[:32]}, the vocabulary has {size} tokens")
+        return int(value.__index__())
 
 
-def _spm_merges(pieces: _Pieces, vocab: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Every way to put an ordinary piece together from two others, best score first, lower ids first among equals."""
-    ranked: list[tuple[float, int, int, str, str]] = []
-    usable = {name for name, kind in zip(pieces.names, pieces.kinds, strict=True) if kind in (_NORMAL, _USER, _UNUSED)}
-    for id, name in enumerate(pieces.names):
-        if len(name) < 2 or pieces.kinds[id] != _NORMAL:
-            continue
-        for cut in range(1, len(name)):
-            left, right = name[:cut], name[cut:]
-            if left in usable and right in usable:
-                ranked.append((-pieces.scores[id], vocab[left], vocab[right], left, right))
-    ranked.sort()
-    return [(left, right) for _, _, _, left, right in ranked]
+def _spm_text(metadata: Mapping[str, object], dummy_prefix: bool) -> SpmText:
+    """What is done to a text before a SentencePiece model sees it."""
+    if _flag(metadata, "treat_whitespace_as_suffix", False):
+        raise _error("tokenizer.ggml.treat_whitespace_as_suffix is not served")
+    charsmap = metadata.get("tokenizer.ggml.precompiled_charsmap")
+    data = b"" if charsmap is None else bytes(_list(metadata, "precompiled_charsmap", limits.MAX_CONFIG_BYTES))
+    return SpmText(
+        dummy_prefix=_flag(metadata, "add_space_prefix", dummy_prefix),
+        squeeze=_flag(metadata, "remove_extra_whitespaces", False),
+        charsmap=precompiled(data),
+    )
 
 
-def _build_byte_level(pieces: _Pieces, metadata: Mapping[str, object]) -> HfTokenizer:
-    """GPT-2's byte-level BPE with the file's merges and its way of cutting words."""
+def _build_wordpiece(pieces: Pieces, metadata: Mapping[str, object], special: _Special) -> HfTokenizer:
+    """BERT's WordPiece."""
+    if special.unknown is None:
+        raise _error("tokenizer.ggml.unknown_token_id is missing")
+    lowercase = _flag(metadata, "normalizer.lowercase", True)
+    accents = _flag(metadata, "normalizer.strip_accents", lowercase)
+    return build_wordpiece(pieces, unknown=special.unknown, lowercase=lowercase, strip_accents=accents)
+
+
+def _word_cut(metadata: Mapping[str, object]) -> WordCut:
+    """How the file's words are cut."""
     kind = metadata.get("tokenizer.ggml.pre", "default")
-    cut = pre_tokenizer(kind) if isinstance(kind, str) else None
-    if cut is None or not isinstance(kind, str):
+    cut = word_cut(kind) if isinstance(kind, str) else None
+    if cut is None:
         raise _error(f"tokenizer.ggml.pre is {str(kind)[:64]!r}", hint=f"known are {', '.join(known_kinds())}.")
+    return cut
+
+
+def _build_byte_level(pieces: Pieces, metadata: Mapping[str, object], cut: WordCut) -> HfTokenizer:
+    """GPT-2's byte-level BPE with the file's merges and its way of cutting words."""
     vocab = {name: id for id, name in enumerate(pieces.names)}
-    model = BPE(vocab, _file_merges(metadata, vocab), ignore_merges=takes_whole_words(kind))
-    hf = HfTokenizer(model)
-    if composes(kind):
+    hf = HfTokenizer(BPE(vocab, _file_merges(metadata, vocab), ignore_merges=cut.whole_words))
+    if cut.composed:
         hf.normalizer = normalizers.NFC()
-    hf.pre_tokenizer = cut
+    hf.pre_tokenizer = pre_tokenizer(cut)
     hf.decoder = decoders.ByteLevel()
+    names = pieces.names
+    special = [AddedToken(names[id], normalized=False) for id in pieces.of(Kind.CONTROL, Kind.UNKNOWN)]
+    hf.add_special_tokens(special)
+    hf.add_tokens([AddedToken(names[id], normalized=False) for id in pieces.of(Kind.USER)])
+    hf.encode_special_tokens = True
     return hf
 
 
 def _file_merges(metadata: Mapping[str, object], vocab: Mapping[str, int]) -> list[tuple[str, str]]:
     """The merges of the file, checked."""
-    merges: list[tuple[str, str]] = []
-    for line in map(str, _list(metadata, "merges", limits.MAX_VOCAB)):
-        cut = line.find(" ", 1)
-        left, right = line[:cut], line[cut + 1 :]
-        if cut < 0 or left not in vocab or right not in vocab or left + right not in vocab:
-            raise _error(f"merge {line[:64]!r} does not fit the vocabulary")
-        merges.append((left, right))
+    lines = list(map(str, _list(metadata, "merges", limits.MAX_VOCAB)))
+    cuts = [line.find(" ", 1) for line in lines]
+    merges = [(line[:cut], line[cut + 1 :]) for line, cut in zip(lines, cuts, strict=True)]
+    wrong = [
+        cut < 0 or left not in vocab or right not in vocab or left + right not in vocab
+        for cut, (left, right) in zip(cuts, merges, strict=True)
+    ]
+    if any(wrong):
+        raise _error(f"merge {next(compress(lines, wrong))[:64]!r} does not fit the vocabulary")
     return merges
 
 
-def _add_special(hf: HfTokenizer, pieces: _Pieces) -> None:
-    """Tells the tokenizer which names are tokens of their own."""
-    special = [
-        AddedToken(name, normalized=False, special=True)
-        for name, kind in zip(pieces.names, pieces.kinds, strict=True)
-        if kind in (_CONTROL, _UNKNOWN) and name
-    ]
-    users = [
-        AddedToken(name, normalized=False, special=False)
-        for name, kind in zip(pieces.names, pieces.kinds, strict=True)
-        if kind == _USER and name
-    ]
-    hf.add_special_tokens(special)
-    hf.add_tokens(users)
-    hf.encode_special_tokens = True
-
-
-def _read_pieces(metadata: Mapping[str, object]) -> _Pieces:
-    """The vocabulary's lists, the same length each."""
+def _read_pieces(metadata: Mapping[str, object]) -> Pieces:
+    """The vocabulary's lists, the same length each; empty names are replaced, as llama.cpp does."""
     names = _list(metadata, "tokens", limits.MAX_VOCAB)
     if not names:
         raise _error("tokenizer.ggml.tokens is empty or missing")
     size = len(names)
-    kinds = _list(metadata, "token_type", size) or [_NORMAL] * size
+    kinds = _list(metadata, "token_type", size) or [Kind.NORMAL] * size
     scores = _list(metadata, "scores", size) or [0.0] * size
     for what, values in (("token_type", kinds), ("scores", scores)):
         if len(values) != size:
             raise _error(f"{len(values)} entries in tokenizer.ggml.{what} for {size} tokens")
-    texts = [name if isinstance(name, str) else "" for name in names]
-    if max(map(len, texts)) > _MAX_PIECE_CHARS:
-        raise _error(f"a token is longer than {_MAX_PIECE_CHARS} characters")
+    if not all(isinstance(name, str) for name in names):
+        raise _error("tokenizer.ggml.tokens must hold strings")
+    if max(map(len, names)) > limits.MAX_PIECE_CHARS:
+        raise _error(f"a token is longer than {limits.MAX_PIECE_CHARS} characters")
+    texts = [name or f"[EMPTY_{id}]" for id, name in enumerate(names)]
     try:
-        return _Pieces(texts, [int(kind) for kind in kinds], [float(score) for score in scores])
-    except (TypeError, ValueError):
+        return Pieces(texts, list(map(int, kinds)), list(map(float, scores)))
+    except (TypeError, ValueError, OverflowError):
         raise _error("tokenizer.ggml.token_type and scores must hold numbers") from None
 
 
@@ -200,16 +246,6 @@ def _list(metadata: Mapping[str, object], key: str, limit: int) -> list[Any]:
     if size > limit:
         raise _error(f"{size} entries in tokenizer.ggml.{key}, at most {limit} are taken")
     return list(items())
-
-
-def _id(metadata: Mapping[str, object], key: str, size: int) -> int | None:
-    """A token id of the metadata, or None."""
-    value = metadata.get(f"tokenizer.ggml.{key}")
-    if value is None:
-        return None
-    if isinstance(value, bool) or not hasattr(value, "__index__") or not 0 <= int(value.__index__()) < size:
-        raise _error(f"tokenizer.ggml.{key} is {str(value)[:32]}, the vocabulary has {size} tokens")
-    return int(value.__index__())
 
 
 def _flag(metadata: Mapping[str, object], key: str, default: bool) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import Tokenizer as HfTokenizer
+from tokenizers.models import Unigram
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -70,10 +71,31 @@ def read_rule(hf: HfTokenizer) -> PieceRule | None:
     return _sequence_rule(steps)
 
 
+def drops_text(hf: HfTokenizer) -> bool:
+    """Whether any number of characters may end up in no token, or in one."""
+    model: Any = hf.model
+    if (isinstance(model, Unigram) or getattr(model, "fuse_unk", False)) and not getattr(model, "byte_fallback", False):
+        return True
+    if hf.normalizer is None:
+        return False
+    return any(map(_drops, _steps(json.loads(hf.normalizer.__getstate__()))))
+
+
+def _drops(step: dict[str, Any]) -> bool:
+    """Whether a normalizer's step may drop characters."""
+    match step:
+        case {"type": "NFC" | "NFD" | "NFKC" | "NFKD" | "Prepend" | "Lowercase"}:
+            return False
+        case {"type": "Replace", "pattern": {"String": str(pattern)}, "content": str(content)}:
+            return len(content.encode()) < len(pattern.encode())
+        case _:
+            return True
+
+
 def _steps(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """A decoder's steps, sequences opened."""
+    """A decoder's or normalizer's steps, sequences opened."""
     if state.get("type") == "Sequence":
-        return [inner for step in state["decoders"] for inner in _steps(step)]
+        return [inner for step in state.get("decoders") or state.get("normalizers") or () for inner in _steps(step)]
     return [state]
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from tokenizers import Tokenizer as HfTokenizer
 
-from penstock.core import InvalidRequest, StreamDecoder, limits
+from penstock.core import ContextLengthExceeded, InvalidRequest, StreamDecoder, limits
 from penstock.text.chat import ChatTemplate
 from penstock.text.encoders import encode_ids, start_encoders
 from penstock.text.ends import end_tokens
 from penstock.text.marks import Marked
-from penstock.text.pieces import PieceRule, byte_alphabet, piece_bytes, read_rule
+from penstock.text.pieces import PieceRule, byte_alphabet, drops_text, piece_bytes, read_rule
 from penstock.text.stream import ByteStream, WindowStream
 from penstock.text.vocab import ControlTokens
 
@@ -36,6 +36,8 @@ class Vocabulary:
         controls: tokens that steer the model.
         prepare: what is done to a text before `hf` sees it, or None.
         prepare_inner: the same for text that does not begin the prompt, or None where that makes no difference.
+        size: every id is below it, where it is more than the number of tokens.
+        shrinks: `prepare` may drop any number of characters.
         bos_token_id: beginning of text, or None.
         eos_token_ids: ends of an answer.
         prefix: ids put before a prompt.
@@ -48,6 +50,8 @@ class Vocabulary:
     inner: HfTokenizer | None = None
     prepare: Callable[[str], str] | None = None
     prepare_inner: Callable[[str], str] | None = None
+    size: int = 0
+    shrinks: bool = False
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     prefix: tuple[int, ...] = ()
@@ -75,7 +79,8 @@ class Tokenizer:
         self.bos_token_id = vocabulary.bos_token_id
         self.eos_token_ids = end_tokens(vocabulary.controls, vocabulary.eos_token_ids, chat_template)
         self._added = frozenset(vocabulary.hf.get_added_tokens_decoder())
-        self.vocab_size = max(vocabulary.hf.get_vocab_size(with_added_tokens=True), max(self._added, default=-1) + 1)
+        size = max(vocabulary.hf.get_vocab_size(with_added_tokens=True), max(self._added, default=-1) + 1)
+        self.vocab_size = max(size, vocabulary.size)
 
     def start_encoders(self) -> None:
         """Makes the threads that cut long texts, at a low priority (else at the first caller's)."""
@@ -105,11 +110,21 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         kwargs: Mapping[str, Any] | None = None,
+        max_tokens: int | None = None,
     ) -> tuple[int, ...]:
         """Token ids of a conversation under the model's chat template.
 
+        Args:
+            messages: objects with role, content and, where they apply, name, tool_calls, tool_call_id and reasoning.
+            tools: functions that the template is told of.
+            add_generation_prompt: open the assistant's turn.
+            continue_final_message: leave the last message open, so that the answer goes on with it.
+            kwargs: options of the template, by the list in `penstock.text.chat`.
+            max_tokens: a prompt that cannot be so short is refused before it is tokenized.
+
         Raises:
             InvalidRequest: no template, messages the template refuses, or an option that isn't offered.
+            ContextLengthExceeded: more characters than `max_tokens` tokens can stand for.
         """
         template = self.chat_template
         if template is None:
@@ -125,6 +140,12 @@ class Tokenizer:
             continue_final_message=continue_final_message,
             kwargs=kwargs or {},
         )
+        if max_tokens is not None and len(text) > max_tokens * self.max_token_bytes:
+            raise ContextLengthExceeded(
+                f"the prompt's {len(text)} characters cannot fit in {max_tokens} tokens.",
+                param="messages",
+                hint="shorten the messages or the tools.",
+            )
         return tuple(self._encode_marked(text, marked, True))
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -167,9 +188,10 @@ class Tokenizer:
     def max_token_bytes(self) -> int:
         """Bytes of text that one token can stand for at most; a text longer than n of these is over n tokens.
 
-        A tokenizer that shortens text before it looks (BERT's) has no such bound: then the largest body's size.
+        A tokenizer that drops characters before it looks (BERT's), or makes one token of any number of unknown ones,
+        has no such bound: then the largest body's size.
         """
-        if self._rule is None:
+        if self._rule is None or self._vocabulary.shrinks or drops_text(self._hf):
             return limits.MAX_BODY_BYTES
         names = self._hf.get_vocab(with_added_tokens=True)
         longest = max((len(name.encode("utf-8", "replace")) for name in names), default=1)
@@ -219,6 +241,10 @@ class Tokenizer:
             ids = encode_ids(hf, text)
         except (TypeError, UnicodeEncodeError):  # the library calls a text it can't read "not a str"
             raise InvalidRequest("The text has lone surrogates; it must be valid Unicode.", param="prompt") from None
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # the library's bare Exception, or its panic, which is none
+            raise InvalidRequest("The model's tokenizer can't write this text.", param="prompt") from None
         if self._controls.forbidden.isdisjoint(ids):
             return ids
         return self._encode_broken(text, first)

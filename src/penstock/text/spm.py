@@ -1,0 +1,210 @@
+"""SentencePiece's two models, BPE by score and unigram, built for the `tokenizers` library (Kudo and Richardson 2018).
+
+Knows nothing about where a vocabulary comes from: a GGUF file and a SentencePiece file list the same facts. Invariant:
+ids are those of the SentencePiece library; a vocabulary for which that can't be had is refused.
+
+SentencePiece merges the neighbours whose piece has the best score, the leftmost first among equals. The library merges
+by rank, and a rank belongs to a pair. The two agree when every pair is ranked by its piece's score and, where two
+overlapping pairs score the same, the left one has the better rank; pairs with a long left part come first because
+leftmost merging leaves the longer pieces of a run of equal characters on its left side.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import chain
+from typing import Final
+
+from tokenizers import AddedToken, decoders, normalizers
+from tokenizers import Tokenizer as HfTokenizer
+from tokenizers.models import BPE, Unigram
+
+from penstock.core import ModelFileError
+
+SPACE: Final = "▁"
+_MAX_TIED = 64  # pieces of one score whose merges overlap; real files have a few runs of spaces
+_UNKNOWN_PENALTY = 10.0
+_SPACES = re.compile(" {2,}")
+
+
+class Kind(IntEnum):
+    """What a piece is, in the numbers that SentencePiece and GGUF share."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """A vocabulary: names, kinds and scores by id, the same length each."""
+
+    names: list[str]
+    kinds: list[int]
+    scores: list[float]
+
+    def of(self, *kinds: Kind) -> Iterator[int]:
+        """Ids of the pieces of these kinds, ascending."""
+        return (id for id, kind in enumerate(self.kinds) if kind in kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class SpmText:
+    """What SentencePiece does to a text before it looks for pieces, except writing spaces as U+2581.
+
+    Attributes:
+        dummy_prefix: a space goes before a text that isn't empty.
+        squeeze: spaces at both ends go, runs of them become one.
+        charsmap: the precompiled map of characters, or None.
+    """
+
+    dummy_prefix: bool = True
+    squeeze: bool = False
+    charsmap: normalizers.Normalizer | None = None
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether any number of characters may go."""
+        return self.squeeze or self.charsmap is not None
+
+    def __call__(self, text: str) -> str:
+        """The text as the model sees it."""
+        if self.charsmap is not None:
+            text = self.charsmap.normalize_str(text)
+        if self.squeeze:
+            text = _SPACES.sub(" ", text.strip(" "))
+        return " " + text if self.dummy_prefix and text else text
+
+
+def precompiled(charsmap: bytes) -> normalizers.Normalizer | None:
+    """The normalizer of a SentencePiece character map, None for an empty one.
+
+    Raises:
+        ModelFileError: the map can't be read.
+    """
+    if not charsmap:
+        return None
+    size = int.from_bytes(charsmap[:4], "little")  # of the trie, in bytes; replacements follow it
+    if len(charsmap) < 8 or size % 4 or not 0 < size <= len(charsmap) - 4:
+        raise ModelFileError(f"character map: a trie of {size} bytes in {len(charsmap)}.")
+    try:
+        return normalizers.Precompiled(charsmap)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # the library panics, which is no Exception
+        raise ModelFileError("character map: can't be read.") from None
+
+
+def build_spm(pieces: Pieces, *, text: SpmText, unigram: bool = False, escape: bool = True) -> HfTokenizer:
+    """The tokenizer of a SentencePiece vocabulary; texts must have been through `text`.
+
+    Args:
+        pieces: the vocabulary.
+        text: what is done to texts before; tells whether decoding drops a leading space.
+        unigram: the model is a unigram one, else BPE by score.
+        escape: spaces are written as U+2581 in the pieces.
+
+    Raises:
+        ModelFileError: pieces that can't be had exactly.
+    """
+    hf = HfTokenizer(_unigram(pieces) if unigram else _bpe(pieces))
+    if escape:
+        hf.normalizer = normalizers.Replace(" ", SPACE)
+    spaces: list[decoders.Decoder] = [decoders.Replace(SPACE, " ")] if escape else []
+    strip: list[decoders.Decoder] = [decoders.Strip(" ", 1, 0)] if text.dummy_prefix else []
+    hf.decoder = decoders.Sequence([*spaces, decoders.ByteFallback(), decoders.Fuse(), *strip])
+    special = [AddedToken(pieces.names[id], normalized=False) for id in pieces.of(Kind.CONTROL, Kind.UNKNOWN)]
+    hf.add_special_tokens([token for token in special if token.content])
+    # Looked for in the text with its spaces already written as U+2581, which a name may spell either way.
+    hf.add_tokens([AddedToken(pieces.names[id], normalized=True) for id in pieces.of(Kind.USER) if pieces.names[id]])
+    hf.encode_special_tokens = True
+    return hf
+
+
+def score_merges(names: Sequence[str], scores: Sequence[float], parts: Container[str]) -> list[tuple[str, str]]:
+    """Every way to put one of `names` together from two of `parts`, in the order in which they merge.
+
+    Raises:
+        ModelFileError: many pieces share a score, so that leftmost-first can't be told from ranks.
+    """
+    cut = {
+        name: cuts
+        for name in names
+        if (cuts := [at for at in range(len(name) - 1, 0, -1) if name[:at] in parts and name[at:] in parts])
+    }
+    best = {name: -score for name, score in zip(names, scores, strict=True) if name in cut}
+    tied = {score for score, count in Counter(best.values()).items() if count > 1}
+    if tied and Counter(best.values()).most_common(1)[0][1] > _MAX_TIED:
+        score, count = Counter(best.values()).most_common(1)[0]
+        raise ModelFileError(
+            f"{count} pieces have the same score {-score:g}, at most {_MAX_TIED} may.",
+            hint="the order of merges is lost in this file; convert the model again.",
+        )
+    order = sorted(cut, key=best.__getitem__)
+    if tied:
+        return _with_ties(order, best, cut)
+    return [(name[:at], name[at:]) for name in order for at in cut[name]]
+
+
+def _with_ties(order: list[str], best: dict[str, float], cut: dict[str, list[int]]) -> list[tuple[str, str]]:
+    """The same where pieces share scores: among equals the longer left part first, then the longer right part."""
+    pairs = [(best[name], -at, at - len(name), name) for name in order for at in cut[name]]
+    pairs.sort()
+    return [(name[:-left], name[-left:]) for _, left, _, name in pairs]
+
+
+def _bpe(pieces: Pieces) -> BPE:
+    """BPE by score."""
+    normal = list(pieces.of(Kind.NORMAL))
+    names = [pieces.names[id] for id in normal]
+    unused = {pieces.names[id] for id in pieces.of(Kind.UNUSED)}
+    parts = {*names, *unused}
+    letters = set(chain.from_iterable(names)) - parts - {pieces.names[id] for id in pieces.of(Kind.USER)}
+    if letters:
+        raise ModelFileError(f"{len(letters)} characters are in pieces but aren't pieces, {min(letters)!r} for one.")
+    if any(name[:at] in parts and name[at:] in parts for name in unused for at in range(1, len(name))):
+        raise ModelFileError("merges lead to unused pieces, which can't be split again.")
+    merges = score_merges(names, [pieces.scores[id] for id in normal], parts)
+    vocab = {name: id for id, name in enumerate(pieces.names)}
+    fallback = sum(1 for _ in pieces.of(Kind.BYTE)) == 256
+    return BPE(vocab, merges, unk_token=_unknown(pieces), fuse_unk=True, byte_fallback=fallback)
+
+
+def _unigram(pieces: Pieces) -> Unigram:
+    """The unigram model: the segmentation with the best sum of scores.
+
+    The library takes every name for text; what is no text gets a score below that of spelling it character by
+    character.
+    """
+    lowest = min((pieces.scores[id] for id in pieces.of(Kind.NORMAL)), default=0.0) - _UNKNOWN_PENALTY
+    never = {id: lowest * (len(pieces.names[id]) + 1) for id in pieces.of(Kind.CONTROL, Kind.BYTE, Kind.UNUSED)}
+    vocab = [(name, never.get(id, pieces.scores[id])) for id, name in enumerate(pieces.names)]
+    unknown = next(pieces.of(Kind.UNKNOWN), None)
+    fallback = sum(1 for _ in pieces.of(Kind.BYTE)) == 256
+    return Unigram(vocab, unk_id=unknown, byte_fallback=fallback)
+
+
+def _unknown(pieces: Pieces) -> str | None:
+    """The name of the unknown piece."""
+    return next((pieces.names[id] for id in pieces.of(Kind.UNKNOWN)), None)
+
+
+def check_pieces(pieces: Pieces) -> None:
+    """Raises where names repeat or scores aren't numbers.
+
+    Raises:
+        ModelFileError: names the piece.
+    """
+    if len(set(pieces.names)) != len(pieces.names):
+        name, count = Counter(pieces.names).most_common(1)[0]
+        raise ModelFileError(f"the token {name[:64]!r} is listed {count} times.")
+    if not all(map(math.isfinite, pieces.scores)):
+        raise ModelFileError("a token's score isn't a finite number.")
