@@ -15,4 +15,10 @@ def _spec(config: Fields) -> DecoderSpec:
     return dense_spec(config, "qwen2", Traits(qkv_bias=True, window=window, windowed=windowed))
 
 
-QWEN2 = Family("qwen2", "Qwen2ForCausalLM", _spec, gguf_architecture="qwen2", defaults={"num_key_value_heads": 32})
+QWEN2 = Family(
+    "qwen2",
+    "Qwen2ForCausalLM",
+    _spec,
+    gguf_architecture="qwen2",
+    defaults={"num_key_value_heads": 32, "max_position_embeddings": 32768},
+)

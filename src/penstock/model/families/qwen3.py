@@ -22,5 +22,5 @@ QWEN3 = Family(
     "Qwen3ForCausalLM",
     _spec,
     gguf_architecture="qwen3",
-    defaults={"num_key_value_heads": 32, "head_dim": 128},
+    defaults={"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768},
 )
