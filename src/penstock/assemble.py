@@ -133,7 +133,10 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         ModelFileError: there is none, or it does not belong to these weights.
     """
     if checkpoint.gguf_metadata is not None:
-        tokenizer = load_gguf_tokenizer(checkpoint.gguf_metadata, now=WallClock().date)
+        try:
+            tokenizer = load_gguf_tokenizer(checkpoint.gguf_metadata, now=WallClock().date)
+        except ModelFileError as error:  # made from metadata alone: it knows no file
+            raise ModelFileError(f"{checkpoint.weights.files[0]}: {error.message}", hint=error.hint) from None
     elif checkpoint.folder is not None:
         tokenizer = load_tokenizer(checkpoint.folder, now=WallClock().date)
     else:
