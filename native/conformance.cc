@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "pack.h"
 #include "sampler.h"
 
 namespace {
@@ -83,6 +84,41 @@ void run_codes(const Kernels& kernels, penstock::Pool& pool, float nudge, Digest
                        1 << (bits - 1)};
         for (int64_t rows : {1, 5, 9}) run(kernels, pool, w, rows, nudge, digest);
       }
+    }
+  }
+}
+
+// Every stored kind's codes, with codebooks of seven and of eight bits where codes have four.
+void run_kinds(const Kernels& kernels, penstock::Pool& pool, float nudge, Digest& digest) {
+  constexpr int64_t n = 70, k = 768;
+  Chance chance{23};
+  uint8_t low[16], high[16];
+  for (int i = 0; i < 16; ++i) {
+    low[i] = static_cast<uint8_t>(chance.next() & 127);
+    high[i] = static_cast<uint8_t>(chance.next() | 128);
+  }
+  for (const char* name : {"Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q5_K", "IQ4_NL", "IQ4_XS", "MXFP4"}) {
+    const penstock::StoredForm& form = *penstock::stored_form(name);
+    Matrix w{Layout::codes, form.bits, form.group, n, k, nullptr, nullptr, nullptr, nullptr, form.super, 3, form.scale_form};
+    const penstock::ArrayBytes size = penstock::array_bytes(w, form.minimum);
+    std::vector<uint8_t> codes(static_cast<size_t>(size.codes)), sub(static_cast<size_t>(size.subscales)),
+        mins(static_cast<size_t>(size.mins));
+    fill(codes, chance);
+    fill(sub, chance);
+    fill(mins, chance);
+    std::vector<uint8_t> scales = halves(size.scales / 2, chance);
+    if (form.scale_form == penstock::ScaleForm::e8m0)
+      for (uint8_t& e : scales) e = static_cast<uint8_t>(chance.next() % 3 ? 110 + chance.next() % 20 : chance.next() % 4);
+    if (form.super == 0 && form.minimum) mins = halves(size.mins / 2, chance);
+    w.codes = codes.data();
+    w.scales = scales.data();
+    w.subscales = sub.empty() ? nullptr : sub.data();
+    w.mins = mins.empty() ? nullptr : mins.data();
+    for (const uint8_t* book :
+         {static_cast<const uint8_t*>(nullptr), static_cast<const uint8_t*>(low), static_cast<const uint8_t*>(high)}) {
+      if (book && form.bits != 4) continue;
+      w.codebook = book;
+      for (int64_t rows : {1, 3, 9}) run(kernels, pool, w, rows, nudge, digest);
     }
   }
 }
@@ -198,6 +234,7 @@ void run_sampler(const Kernels& kernels, float nudge, Digest& digest) {
 void run_all(const Kernels& kernels, penstock::Pool& pool, float nudge, uint64_t (&found)[5]) {
   Digest digests[5];
   run_codes(kernels, pool, nudge, digests[0]);
+  run_kinds(kernels, pool, nudge, digests[0]);
   run_floats(kernels, pool, nudge, digests[1]);
   run_ops(kernels, nudge, digests[2]);
   run_attention(kernels, nudge, digests[3]);

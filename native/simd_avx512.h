@@ -129,7 +129,8 @@ constexpr int32_t dot_bias() {
   return 0;
 }
 
-constexpr int kCodeRows = 6;  // rows × 16 · kHalves channels kept in registers by the code kernel
+constexpr int kCodeRows = 6;         // rows × 16 · kHalves channels kept in registers by the code kernel
+constexpr bool kDirectCodes = true;  // few rows read packed codes as they are, not unpacked to bytes first
 constexpr int kHalves = 2;
 constexpr int kFloatRows = 6;  // rows × kFloatChannels accumulators of the float kernel
 constexpr int kFloatChannels = 4;

@@ -227,7 +227,8 @@ inline i32x16 dot(i32x16 acc, u8x64 codes, int32_t x4) {
   });
 }
 
-constexpr int kCodeRows = 4;  // rows × 16 · kHalves channels kept in registers by the code kernel
+constexpr int kCodeRows = 4;         // rows × 16 · kHalves channels kept in registers by the code kernel
+constexpr bool kDirectCodes = true;  // few rows read packed codes as they are, not unpacked to bytes first
 constexpr int kHalves = 1;
 constexpr int kFloatRows = 2;  // rows × kFloatChannels accumulators of the float kernel
 constexpr int kFloatChannels = 3;

@@ -8,6 +8,7 @@ import pytest
 
 NATIVE = Path(__file__).parents[2] / "native"
 FLAGS = ["-O1", "-std=c++20", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+PLAIN = ["attention", "cpu_features", "linear", "pack", "pool", "sampler", "conformance"]
 WORK = ["codes", "floats", "ops", "attention", "sampler"]
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 
@@ -22,7 +23,7 @@ pytestmark = [
 def program(tmp_path_factory):
     folder = tmp_path_factory.mktemp("neon")
     objects, started = [], []
-    for name in ["tiers/neon", "tiers/scalar", "attention", "cpu_features", "linear", "pool", "sampler", "conformance"]:
+    for name in ["tiers/neon", "tiers/scalar", *PLAIN]:
         target = folder / (Path(name).name + ".o")
         flags = ["-march=armv8.2-a+dotprod+fp16"] if name == "tiers/neon" else []
         started.append(subprocess.Popen([COMPILER, *FLAGS, *flags, "-c", NATIVE / f"{name}.cc", "-o", target]))
