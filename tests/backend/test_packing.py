@@ -6,24 +6,39 @@ from tests.backend.driver import Driver, logits_of_every_position, make_backend
 from tests.backend.reference import make_spec, random_weights, reference_logits, weight_map
 
 from penstock.backend.cpu import compute_tiers
-from penstock.formats import BLOCKS, RawTensor, Storage, num_bytes, pack, unpack
+from penstock.formats import BLOCKS, CODE_FORMATS, RawTensor, Storage, num_bytes, pack, unpack
 from penstock.model import WeightMap, WeightRef
 
-CODED = [Storage.Q8_0, Storage.Q4_0, Storage.Q4_K, Storage.Q6_K]
+CODED = list(CODE_FORMATS)
 SPEC = make_spec(hidden=256, intermediate=512, num_heads=4, num_kv_heads=2, head_dim=64, scale=0.125, vocab=150)
 PLACES = ("q", "k", "v", "o", "gate", "up", "down")
-SCALE_AT = {Storage.Q8_0: (0,), Storage.Q4_0: (0,), Storage.Q4_K: (0, 2), Storage.Q6_K: (208,)}
-SCALE = {Storage.Q8_0: 6e-4, Storage.Q4_0: 9e-3, Storage.Q4_K: 1e-4, Storage.Q6_K: 3e-5}
+# Where a block has half-precision numbers, and of what size: scales and minima that give values of an ordinary spread.
+HALVES = {
+    Storage.Q8_0: {0: 6e-4},
+    Storage.Q4_0: {0: 9e-3},
+    Storage.Q4_1: {0: 9e-3, 2: -0.07},
+    Storage.Q5_0: {0: 5e-3},
+    Storage.Q5_1: {0: 5e-3, 2: -0.08},
+    Storage.Q2_K: {80: 5e-3, 82: 7.5e-3},
+    Storage.Q3_K: {108: 1e-3},
+    Storage.Q4_K: {0: 1e-4, 2: 7.5e-4},
+    Storage.Q5_K: {0: 6e-5, 2: 9e-4},
+    Storage.Q6_K: {208: 3e-5},
+    Storage.IQ4_NL: {0: 6e-4},
+    Storage.IQ4_XS: {0: 3e-5},
+    Storage.MXFP4: {},
+}
 
 
 def stored(name, shape, storage, seed):
     """Random blocks whose values have about the spread of random_weights."""
     rng = np.random.default_rng(seed)
     data = rng.integers(0, 256, num_bytes(storage, shape), dtype=np.uint8).reshape(-1, BLOCKS[storage].bytes)
-    for at in SCALE_AT[storage]:
-        centre = 7.5 if at == 2 else 1.0  # Q4_K: minima that centre the values
-        scales = (rng.uniform(0.5, 1.0, len(data)) * SCALE[storage] * centre).astype(np.float16)
-        data[:, at : at + 2] = scales.view(np.uint8).reshape(-1, 2)
+    for at, size in HALVES[storage].items():
+        halves = (rng.uniform(0.5, 1.0, len(data)) * size).astype(np.float16)
+        data[:, at : at + 2] = halves.view(np.uint8).reshape(-1, 2)
+    if storage is Storage.MXFP4:
+        data[:, 0] = rng.integers(119, 122, len(data))
     return RawTensor(name, storage, shape, data.reshape(-1))
 
 

@@ -12,7 +12,6 @@ from penstock import _native
 from penstock.core import ModelFileError
 from penstock.formats import BLOCKS, CODE_FORMATS, RawTensor, Storage, num_bytes, pack, unpack
 from penstock.formats.packed import array_bytes, consistent
-from penstock.formats.tiles import pack_codes, unpack_codes
 
 KINDS = list(CODE_FORMATS)
 F16_AT = {
@@ -155,25 +154,6 @@ def test_golden_bytes(storage, packer):
     packed = pack(counted(storage), packer=packer)
     digest = hashlib.sha256(b"".join(a.tobytes() for a in arrays(packed) if a is not None)).hexdigest()
     assert digest == GOLDEN[storage]
-
-
-def test_first_block_by_hand():
-    """4-bit codes: byte 4 · channel + input of a chunk holds channel (low half) and channel + 16."""
-    codes = np.zeros((32, 32), np.uint8)
-    codes[3, 2], codes[19, 2], codes[5, 29] = 9, 6, 15
-    packed = pack_codes(codes, 4)
-    assert packed[4 * 3 + 2] == 9 | (6 << 4)
-    assert packed[64 * 7 + 4 * 5 + 1] == 15
-    assert np.count_nonzero(packed) == 2
-
-
-@settings(max_examples=40, deadline=None)
-@given(bits=st.integers(2, 8), tiles=st.integers(1, 3), blocks=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
-def test_codes_of_any_width_come_back(bits, tiles, blocks, seed):
-    codes = np.random.default_rng(seed).integers(0, 1 << bits, (32 * tiles, 32 * blocks), dtype=np.uint8)
-    stored = pack_codes(codes, bits)
-    assert stored.size == codes.size // 8 * bits
-    np.testing.assert_array_equal(unpack_codes(stored, bits, 32 * tiles, 32 * blocks), codes)
 
 
 @pytest.mark.parametrize(
