@@ -101,7 +101,9 @@ def _open_folder(folder: Path) -> Checkpoint:
     family = family_of(config)
     spec, weights = fill(read_spec(config, family), family, read_folder(folder), raw)
     generation = read_generation(folder)
-    eos = _end_tokens(generation, spec.vocab) or _end_tokens(config, spec.vocab)
+    if isinstance(text := config.get("text_config"), dict):  # a text part may name its tokens itself
+        config = Fields({**text, **config.values}, config.source)
+    eos = {*_end_tokens(generation, spec.vocab), *_end_tokens(config, spec.vocab)}
     bos = generation.optional_integer("bos_token_id", 0) if "bos_token_id" in generation.values else None
     return Checkpoint(
         name=folder.resolve().name,
@@ -109,7 +111,7 @@ def _open_folder(folder: Path) -> Checkpoint:
         weights=weights,
         folder=folder,
         gguf_metadata=None,
-        eos_token_ids=tuple(sorted(set(eos))),
+        eos_token_ids=tuple(sorted(eos)),
         bos_token_id=bos if bos is not None else config.optional_integer("bos_token_id", 0),
         generation_defaults=generation_defaults(generation),
         storage=storage_summary(weights),
