@@ -35,6 +35,8 @@ from penstock.core import (
     TokenLogprobs,
     Usage,
 )
+from penstock.text.chat import check_options
+from penstock.text.messages import check_messages, check_tools
 
 BOS, EOS, VOCAB = 256, 257, 258
 
@@ -64,20 +66,30 @@ class ByteTokenizer:
         return self.token_bytes(token).decode("utf-8", "replace")
 
     def encode_chat(
-        self, messages, *, tools=None, add_generation_prompt=True, continue_final_message=False, kwargs=None
+        self,
+        messages,
+        *,
+        tools=None,
+        add_generation_prompt=True,
+        continue_final_message=False,
+        kwargs=None,
+        max_tokens=None,
     ):
-        parts = []
-        for message in messages:
-            if message["content"] == "template says no":
+        check_options(kwargs or {})
+        parts = [f"tools: {','.join(tool['function']['name'] for tool in check_tools(tools))}\n"] if tools else []
+        for message in check_messages(messages):
+            content = message.get("content") or ""
+            if content == "template says no":
                 raise InvalidRequest("the template says no.", param="messages")
-            content = message["content"]
             text = content if isinstance(content, str) else "".join(part["text"] for part in content)
+            calls = [call["function"] for call in message.get("tool_calls", ())]
+            text += "".join(f"[{call['name']} {call['arguments'].text}]" for call in calls)
             parts.append(f"{message['role']}: {text}\n")
         if continue_final_message:
             parts[-1] = parts[-1][:-1]
         ids = list("".join(parts).encode())
         if kwargs:
-            ids += b"[think]" if kwargs["enable_thinking"] else b"[no think]"
+            ids += json.dumps(kwargs).encode()
         return (BOS, *ids, *(b"assistant:" if add_generation_prompt else b""))
 
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+TOOL = {"type": "function", "function": {"name": "add"}}
 MESSAGES = [{"role": "user", "content": "x"}]
 
 
@@ -92,6 +93,7 @@ def test_floats(shared, field):
         ("cache_salt", ["", "x" * 1_000_000, 5]),
         ("echo", ["yes"]),
         ("tools", [[{"type": "function"}]]),
+        ("reasoning_effort", ["low"]),
         ("suffix", ["end"]),
         ("response_format", [{"type": "json_object"}, {"type": "sound"}]),
         ("logits_processors", [["x"]]),
@@ -119,13 +121,13 @@ def test_fields_of_completions(shared, field, values):
                       [{"role": "user", "content": "template says no"}], MESSAGES * 5000, {"role": "user"}]),
         ("top_logprobs", [21, -1, 1, True]),
         ("logprobs", [5, "x"]),
-        ("tools", [[{"type": "function"}] * 129]),
-        ("tool_choice", ["auto", "required", {"type": "function"}]),
+        ("tools", [[{"type": "function"}], [TOOL] * 129, [TOOL, TOOL], "x", [5], {}]),
+        ("tool_choice", ["required", "", 5, {"type": "function"}, {"type": "function", "function": {"name": "add"}}]),
         ("functions", [[{"name": "f"}]]),
         ("response_format", [{"type": "json_schema", "json_schema": {}}]),
         ("modalities", [["audio"]]),
         ("audio", [{}]),
-        ("reasoning_effort", ["high"]),
+        ("reasoning_effort", ["extreme", 5, True]),
         ("structured_outputs", [{"regex": "(a+)+$"}]),
         ("chat_template", ["{{ 1 }}"]),
         ("chat_template_kwargs", [{"tokenize": True}, {"add_generation_prompt": {}}, {"enable_thinking": 1}, 5]),

@@ -231,9 +231,10 @@ def test_chat_template_options(server):
         assert server.post("/v1/chat/completions", body).status_code == 200
         return bytes(t for t in server.engine.requests[-1].prompt_tokens if t < 256).decode()
 
-    assert prompt() == "system: d\nassistant:"
-    assert prompt(add_generation_prompt=False) == "system: d\n"
-    assert prompt(chat_template_kwargs={"enable_thinking": False}) == "system: d\n[no think]assistant:"
+    assert prompt() == "developer: d\nassistant:"
+    assert prompt(add_generation_prompt=False) == "developer: d\n"
+    off = prompt(chat_template_kwargs={"enable_thinking": False})
+    assert off == 'developer: d\n{"enable_thinking": false}assistant:'
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert prompt(messages=[{"role": "user", "content": parts}]) == "user: ab\nassistant:"
     both = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "A", "refusal": None}]

@@ -100,21 +100,59 @@ class CompletionBody(SamplingFields):
     logprobs: int | None = Field(None, description="Alternatives beside each token's own log probability.")
 
 
-class TextPart(Strict):
-    """A part of a message."""
-
-    type: Literal["text"]
-    text: str
+_TEXT_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+_FUNCTION = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+_ARGUMENTS = {"type": "string", "description": "A JSON object."}
+_CALL = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "properties": {"name": {"type": "string"}, "arguments": _ARGUMENTS},
+            "required": ["name"],
+        },
+    },
+    "required": ["function"],
+}
+_TOOL = {
+    "type": "object",
+    "properties": {"type": {"const": "function"}, "function": _FUNCTION},
+    "required": ["function"],
+}
+# What is in parts, calls and tools is checked by the text room, which says what is wrong with each.
+_Objects = list[dict[str, Any]]
+Parts = Annotated[
+    _Objects,
+    Field(fail_fast=True, max_length=limits.MAX_MESSAGES),
+    WithJsonSchema({"type": "array", "items": _TEXT_PART}),
+]
+Calls = Annotated[
+    _Objects, Field(fail_fast=True, max_length=limits.MAX_TOOLS), WithJsonSchema({"type": "array", "items": _CALL})
+]
+Tools = Annotated[
+    _Objects, Field(fail_fast=True, max_length=limits.MAX_TOOLS), WithJsonSchema({"type": "array", "items": _TOOL})
+]
 
 
 class Message(Strict):
     """One message of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"] = Field(description="developer means system.")
-    content: str | Annotated[list[TextPart], Field(fail_fast=True, max_length=limits.MAX_MESSAGES)]
-    name: str | None = Field(None, description="Of the speaker, for templates that show it.")
+    role: Literal["system", "developer", "user", "assistant", "tool"] = Field(
+        description="developer means system where the model's template does not know it."
+    )
+    content: str | Parts | None = Field(None, description="Text; only a message with tool_calls may have none.")
+    name: str | None = Field(None, description="Of the speaker or the tool, for templates that show it.")
+    tool_calls: Calls | None = Field(None, description="The assistant's calls, in the place of content or beside it.")
+    tool_call_id: str | None = Field(None, description="Of the call that a tool's message answers.")
+    reasoning_content: str | None = Field(None, description="The assistant's thoughts, for templates that show them.")
+    reasoning: str | None = Field(None, description="Another name of reasoning_content.")
     refusal: None = None
-    tool_calls: None = None
     function_call: None = None
     audio: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
@@ -123,21 +161,32 @@ class Message(Strict):
 Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=limits.MAX_MESSAGES)]
 
 
-class ChatBody(SamplingFields):
+class TemplateFields(Strict):
+    """What a conversation's template is given besides the messages."""
+
+    tools: Tools | None = Field(None, description="Functions that the template tells the model of.")
+    tool_choice: Any = Field(None, description="auto, or none: the template is not told of the tools.")
+    add_generation_prompt: bool | None = Field(None, description="Open the assistant's turn; true by default.")
+    continue_final_message: bool | None = Field(
+        None, description="Go on with the last message, which is the assistant's."
+    )
+    reasoning_effort: str | None = Field(None, description="none to max, for templates that read it.")
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description="Options of the template: enable_thinking and the like; docs/api.md lists them."
+    )
+
+
+class ChatBody(SamplingFields, TemplateFields):
     """POST /v1/chat/completions."""
 
     messages: Messages = Field(description="The conversation, oldest message first.")
     max_completion_tokens: int | None = Field(None, description="The newer name of max_tokens.")
     logprobs: bool | None = Field(None, description="Give each token's log probability.")
     top_logprobs: int | None = Field(None, description="Alternatives beside each token, up to 20; needs logprobs.")
-    add_generation_prompt: bool | None = Field(None, description="Open the assistant's turn; true by default.")
-    continue_final_message: bool | None = Field(
-        None, description="Go on with the last message, which is the assistant's."
-    )
-    chat_template_kwargs: dict[str, Any] | None = Field(None, description="enable_thinking (a boolean) is taken.")
+    parallel_tool_calls: bool | None = Field(None, description="false cannot be promised together with tools.")
 
 
-class TokenizeBody(Strict):
+class TokenizeBody(TemplateFields):
     """POST /tokenize: either `prompt` or `messages`."""
 
     model: str | None = Field(None, description="A name from GET /v1/models; the first one by default.")
@@ -146,11 +195,6 @@ class TokenizeBody(Strict):
     add_special_tokens: bool | None = Field(
         None, description="Put the model's own beginning before it; true by default."
     )
-    add_generation_prompt: bool | None = Field(None, description="Open the assistant's turn; true by default.")
-    continue_final_message: bool | None = Field(
-        None, description="Go on with the last message, which is the assistant's."
-    )
-    chat_template_kwargs: dict[str, Any] | None = Field(None, description="enable_thinking (a boolean) is taken.")
     return_token_strs: bool | None = Field(None, description="Give each token's text as well.")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+from penstock.api.conversation import chat_tokens
 from penstock.api.fields import (
     ChatBody,
     CompletionBody,
@@ -18,7 +19,7 @@ from penstock.api.fields import (
     TokenizeBody,
     check_fields,
 )
-from penstock.api.prompts import as_list, chat_tokens, check_chars, check_ids, echo_text, prompt_tokens
+from penstock.api.prompts import as_list, check_chars, check_ids, echo_text, prompt_tokens
 from penstock.api.settings import ServedModel
 from penstock.api.strict_json import parse_object
 from penstock.api.unsupported import honoured_fields

@@ -56,6 +56,7 @@ def _model_card(state: ApiState, name: str) -> dict[str, Any]:
         "root": model.name,
         "max_model_len": model.max_model_tokens,
         "defaults": {name: getattr(model.defaults, name) for name in DEFAULTS_SHOWN},
+        "end_token_ids": list(model.eos_token_ids),
     }
 
 

@@ -14,7 +14,6 @@ from penstock.core import InvalidRequest
 IGNORED: Final[frozenset[str]] = frozenset(
     {
         "metadata",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_retention",
@@ -27,7 +26,8 @@ IGNORED: Final[frozenset[str]] = frozenset(
     }
 )
 
-# Field → values that ask for nothing (null always does); with any other value the request is refused.
+# Field → values that ask for nothing (null always does); with any other value the request is refused. A route that
+# honours one of them takes it out of this table: chat does so with the fields of its templates.
 REFUSED: Final[dict[str, tuple[Any, ...]]] = {
     "allowed_token_ids": (),
     "audio": (),
@@ -46,6 +46,7 @@ REFUSED: Final[dict[str, tuple[Any, ...]]] = {
     "logprob_token_ids": (),
     "mm_processor_kwargs": (),
     "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
     "priority": (0,),  # the engine serves lower ones strictly first: any client could starve all others
     "reasoning_effort": (),
     "repetition_detection": (),
@@ -56,7 +57,7 @@ REFUSED: Final[dict[str, tuple[Any, ...]]] = {
     "structured_outputs": (),
     "suffix": ("",),
     "thinking_token_budget": (),
-    "tool_choice": ("none",),
+    "tool_choice": ("auto", "none"),
     "tools": ([],),
     "truncate_prompt_tokens": (),
     "truncation_side": (),

@@ -91,7 +91,8 @@ class ChatTemplate:
             InvalidRequest: the template refuses the messages or is stopped; an option that isn't offered.
         """
         template = self._plain if marked.tools is None else self._with_tools
-        options = _check_kwargs(kwargs or {}, template)
+        options = check_options(kwargs or {})
+        _check_read(options, template)
         messages = marked.messages
         if continue_final_message:
             messages = _continued(messages, marked.end_mark, add_generation_prompt)
@@ -125,26 +126,37 @@ def _strftime(now: datetime, layout: Any) -> str:
     return now.strftime(layout)
 
 
-def _check_kwargs(kwargs: Mapping[str, Any], template: CompiledTemplate) -> dict[str, Any]:
-    """Template options, all of them on the list and read by the template; null asks for nothing."""
+def check_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Template options, all of them on the list and of their kind; null asks for nothing.
+
+    Raises:
+        InvalidRequest: naming the option.
+    """
     asked = {name: value for name, value in kwargs.items() if value is not None}
     for name, value in asked.items():
         if name not in ALLOWED_KWARGS:
-            raise _bad_option(f"{str(name)[:64]} is not offered.", f"what is: {', '.join(ALLOWED_KWARGS)}.")
+            raise _bad_option(str(name)[:64], "is not offered.", f"what is: {', '.join(ALLOWED_KWARGS)}.")
         if name in _SWITCHES and not isinstance(value, bool):
-            raise _bad_option(f"{name} must be true or false.")
+            raise _bad_option(name, "must be true or false.")
         if name == "reasoning_effort" and value not in _EFFORTS:
-            raise _bad_option(f"{name} is not one of the values taken.", f"those are {', '.join(_EFFORTS)}.")
+            raise _bad_option(name, "is not one of the values taken.", f"those are {', '.join(_EFFORTS)}.")
         if name == "thinking_budget" and (type(value) is not int or not -1 <= value <= _MAX_BUDGET):
-            raise _bad_option(f"{name} must be a number of tokens.", "-1 is no limit.")
-        # Not to think is what a model does anyway whose template never speaks of it.
-        if name not in template.reads and (value is not False or "think" in template.source.lower()):
-            raise _bad_option(f"{name} is not read by this model's chat template.", "leave it out.")
+            raise _bad_option(name, "must be a number of tokens.", "-1 is no limit.")
     return asked
 
 
-def _bad_option(problem: str, hint: str | None = None) -> InvalidRequest:
-    return InvalidRequest(f"chat_template_kwargs.{problem}", param="chat_template_kwargs", hint=hint)
+def _check_read(options: Mapping[str, Any], template: CompiledTemplate) -> None:
+    """Passes if the template reads all options."""
+    for name in options.keys() - template.reads:
+        # Not to think is what a model does anyway whose template never speaks of it.
+        if options[name] is not False or "think" in template.source.lower():
+            raise _bad_option(name, "is not read by this model's chat template.", "leave it out.")
+
+
+def _bad_option(name: str, problem: str, hint: str | None = None) -> InvalidRequest:
+    if name == "reasoning_effort":  # also a field of its own
+        return InvalidRequest(f"{name} {problem}", param=name, hint=hint)
+    return InvalidRequest(f"chat_template_kwargs.{name} {problem}", param="chat_template_kwargs", hint=hint)
 
 
 def _continued(messages: list[dict[str, Any]], mark: str, add_generation_prompt: bool) -> list[dict[str, Any]]:

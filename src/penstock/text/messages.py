@@ -49,7 +49,8 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     _check_amount(checked)
     for index, message in enumerate(checked):
         if calls := message.get("tool_calls"):
-            message["tool_calls"] = [_read_arguments(f"messages[{index}]", call) for call in calls]
+            where = f"messages[{index}].tool_calls"
+            message["tool_calls"] = [_read_arguments(f"{where}[{at}]", call) for at, call in enumerate(calls)]
     return checked
 
 
@@ -161,9 +162,7 @@ def _read_arguments(where: str, call: dict[str, Any]) -> dict[str, Any]:
         else:
             arguments = Arguments(_parsed(given), given)
     except (ValueError, TypeError, RecursionError):
-        raise InvalidRequest(
-            f"{where}: the arguments of a call of {function['name']} are not a JSON object.", param="messages"
-        ) from None
+        raise InvalidRequest(f"{where}.function.arguments is not a JSON object.", param="messages") from None
     return {**call, "function": {**function, "arguments": arguments}}
 
 
