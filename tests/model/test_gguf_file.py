@@ -119,11 +119,13 @@ def test_control_the_same_layouts_without_the_lie_are_read(tmp_path: Path) -> No
     "body",
     [
         key(b"k", 9, struct.pack("<IQ", 8, 200_000)) + 200_000 * (struct.pack("<Q", 2) + "Ā".encode()),
+        key(b"k", 9, struct.pack("<IQ", 8, 1000)) + 1000 * (struct.pack("<Q", 1000) + 996 * b"a" + "😀".encode()),
+        key(b"k", 8, struct.pack("<Q", 500_004) + 500_000 * b"a" + "😀".encode()),
         key(b"k", 9, struct.pack("<IQ", 10, 300_000)) + 300_000 * struct.pack("<Q", 2**60),
         key(b"k", 9, struct.pack("<IQ", 6, 300_000)) + 300_000 * struct.pack("<f", 0.1),
         key(b"k", 9, struct.pack("<IQ", 0, 3_000_000)) + bytes(3_000_000),
     ],
-    ids=["strings", "integers", "numbers", "bytes"],
+    ids=["strings", "long strings", "a wide string", "integers", "numbers", "bytes"],
 )
 def test_arrays_take_no_memory_beyond_their_bound(body: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bound = 1 << 20
@@ -172,6 +174,13 @@ def test_what_is_charged_covers_what_is_taken(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert file.metadata["k"] == ["Ā"] * tokens
     assert tokens * 40 < taken < tokens * 88 + 100_000
+    long = "é" * 40_000 + "😀"
+    path.write_bytes(head(keys=1) + key(b"k", 9, struct.pack("<IQQ", 8, 1, len(long.encode()))) + long.encode() + PAD)
+    with pytest.raises(ModelFileError, match="at most 65535"):
+        read_gguf(path)
+    long = long[-20_000:]
+    path.write_bytes(head(keys=1) + key(b"k", 9, struct.pack("<IQQ", 8, 1, len(long.encode()))) + long.encode() + PAD)
+    assert read_gguf(path).metadata["k"] == [long]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from sys import getsizeof
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +40,10 @@ _KINDS = {
     29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
 _SERVED = {number: Storage[name] for number, name in _KINDS.items() if name in Storage.__members__}
-# Memory that Python's objects take, in bytes: charged before they are made.
-_STRING_COST, _NUMBER_COST, _BYTE_COST, _KEY_COST, _TENSOR_COST = 88, 40, 8, 256, 1024
+# Memory that Python's objects take, in bytes: charged before they are made, short strings by the chunk.
+_ENTRY_COST, _NUMBER_COST, _KEY_COST, _TENSOR_COST = 8, 40, 256, 1024
+_WIDE_CHAR = 5  # a byte of a long string, if one character in it needs four, while it is made
+_CHUNK, _SHORT_BYTES, _MAX_ENTRY_BYTES = 64, 1024, 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +107,37 @@ class _Cursor:
         length = self.u64(what)
         if length > limit:
             raise self.error(f"{what} of {length} bytes; at most {limit}.")
+        if length > _SHORT_BYTES:
+            self.charge(min(length, self.left), _WIDE_CHAR, what)
         try:
             return str(self.take(length, what), "utf-8")
         except UnicodeDecodeError:
             raise self.error(f"{what} is not UTF-8.") from None
 
-    def strings(self, what: str, count: int, limit: int) -> list[str]:
-        """`count` strings, as `string` reads them, without a call for each: vocabularies have hundreds of thousands."""
+    def strings(self, what: str, count: int) -> list[str]:
+        """`count` strings, charged as they are made: vocabularies have hundreds of thousands."""
+        found: list[str] = []
+        while len(found) < count:
+            chunk = self._chunk(what, min(count - len(found), _CHUNK))
+            self.charge(sum(map(getsizeof, chunk)), 1, what)
+            found += chunk
+        return found
+
+    def _chunk(self, what: str, count: int) -> list[str]:
+        """`count` strings, as `string` reads them, without a call for each short one."""
         data, size, at = self._data, len(self._data), self.at
         found: list[str] = []
         for _ in range(count):
             start = at + 8
             end = start + int.from_bytes(data[at:start], "little")
             try:
-                if end > size or end - start > limit:
+                if end > size or end - start > _SHORT_BYTES:
                     raise ValueError
                 found.append(str(data[start:end], "utf-8"))
             except ValueError:  # UnicodeDecodeError is one; `string` says what is wrong
                 self.at = at
-                found.append(self.string(what, limit))
+                found.append(self.string(what, _MAX_ENTRY_BYTES))
+                end = self.at
             at = end
         self.at = at
         return found
@@ -183,16 +198,16 @@ def _value(cursor: _Cursor, key: str, kind: int) -> object:
     return _numbers(cursor, key[:80], kind, 1)[0]
 
 
-def _array(cursor: _Cursor, key: str) -> list[object]:
+def _array(cursor: _Cursor, key: str) -> object:
     kind, count = cursor.u32(key), cursor.u64(key)
     what = f"{shown(key)}, {count} entries,"
     if kind != _STRING:
-        cursor.charge(count, _BYTE_COST if kind in _ONE_BYTE else _NUMBER_COST, what)
+        cursor.charge(count, _ENTRY_COST if kind in _ONE_BYTE else _NUMBER_COST, what)
         return _numbers(cursor, key, kind, count)
     if count * 8 > cursor.left:
         raise cursor.error(f"truncated or corrupt: {key} has {count} strings; {cursor.left} bytes are left.")
-    cursor.charge(count, _STRING_COST, what)
-    return list(cursor.strings(key, count, limits.MAX_GGUF_STRING_BYTES))
+    cursor.charge(count, _ENTRY_COST, what)
+    return cursor.strings(key, count)
 
 
 def _numbers(cursor: _Cursor, key: str, kind: int, count: int) -> list[object]:
