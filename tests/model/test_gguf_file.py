@@ -157,7 +157,7 @@ def assert_refused_within(path: Path, bound: int, words: str) -> None:
     try:
         with pytest.raises(ModelFileError, match=words):
             read_gguf(path)
-        assert tracemalloc.get_traced_memory()[1] < bound + path.stat().st_size
+        assert tracemalloc.get_traced_memory()[1] < bound + path.stat().st_size + 2**18  # a chunk of strings
     finally:
         tracemalloc.stop()
 
