@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
+import numpy as np
 import pytest
 import transformers as hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 from tests.model.published_configs import FULL, PUBLISHED, WINDOWED
-from tests.model.zoo import DENSE, ENTRIES, ZOO, make_config
+from tests.model.zoo import DENSE, ENTRIES, ZOO, make_config, make_zoo_model, save
 
 from penstock.core import ModelFileError
-from penstock.model import DecoderSpec, RopeKind
+from penstock.model import DecoderSpec, RopeKind, open_checkpoint
 from penstock.model.dense import NEUTRAL
 from penstock.model.families import FAMILIES, family_of, read_spec
 from penstock.model.fields import Fields
@@ -119,6 +122,29 @@ def test_equal_layers_are_one_object() -> None:
         RopeKind.DEFAULT,
         RopeKind.LINEAR,
     }
+
+
+def test_the_text_part_of_a_multimodal_checkpoint(tmp_path: Path) -> None:
+    model = make_zoo_model("gemma3")
+    save(model, tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.eos_token_ids == (2,) and checkpoint.bos_token_id == 1  # the text part's own
+    text = {name for name in model.state_dict() if ".language_model." in name}
+    assert len(checkpoint.weights.tensors) == len(text) and checkpoint.spec.tied_head
+    assert {name.split(".")[0] for name in checkpoint.weights.skipped} == {"vision_tower", "multi_modal_projector"}
+
+    tensors = load_file(tmp_path / "model.safetensors")
+    norm = "language_model.model.norm.weight"
+    for name, message in (("model.norm.weight", "two tensors have one place"), ("audio.weight", "has no place")):
+        save_file({**tensors, name: tensors[norm]}, tmp_path / "model.safetensors")
+        with pytest.raises(ModelFileError, match=message):
+            open_checkpoint(tmp_path)
+    newer = {name.replace("language_model.model.", "model.language_model."): value for name, value in tensors.items()}
+    save_file(newer, tmp_path / "model.safetensors")
+    again = open_checkpoint(tmp_path).weights.tensors
+    assert again.keys() == checkpoint.weights.tensors.keys()
+    assert np.array_equal(again["final_norm"].tensor.data, checkpoint.weights.tensors["final_norm"].tensor.data)
 
 
 json_values = st.recursive(
