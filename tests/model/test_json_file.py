@@ -29,7 +29,11 @@ def test_strings_hide_their_brackets() -> None:
         (b'{"a": ' + b"9" * 5000 + b"}", "an integer of 5000 digits"),
         (b'{"a": "', "not valid JSON"),
         (b'{"a": "\\', "not valid JSON"),
-        (b'{"a": [' + b"," * (limits.MAX_JSON_VALUES + 1), "JSON values; at most"),
+        (b'{"a": [' + b"," * (limits.MAX_OVERHEAD_BYTES // 40), "bytes of memory; at most 67108864 above its size"),
+        (b'{"a": [' + b"[]," * 600_000, "bytes of memory; at most"),
+        (b'{"a": ["' + b"x" * 16_000_000 + '\U0001f600"]}'.encode(), "bytes of memory; at most"),
+        (b'{"a": ["' + b"x" * 20_000_000 + b'\\ud83d\\ude00"]}', "bytes of memory; at most"),
+        (b"{}" + b"]" * 100, "it closes what it never opened"),
     ],
 )
 def test_what_is_no_document_is_refused_in_one_line(data: bytes, words: str) -> None:

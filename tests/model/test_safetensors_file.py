@@ -69,7 +69,7 @@ LIES = {
     "not json": (b"{", "JSON"),
     "not utf-8": (b'{"\xff": 1}', "JSON"),
     "huge number": (b'{"w": ' + b"9" * 5000 + b"}", "JSON"),
-    "many values": (b'{"w": [' + b"0," * 4_000_001 + b"0]}", "values"),
+    "many values": (b'{"w": [' + b"0," * 4_000_001 + b"0]}", "bytes of memory"),
 }
 
 
