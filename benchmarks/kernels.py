@@ -16,7 +16,8 @@ import numpy as np
 from records import write_record
 
 from penstock import _native
-from penstock.formats import CODE_FORMATS, Layout, PackedMatrix, Storage
+from penstock.backend.cpu.packing import to_native
+from penstock.formats import CODE_FORMATS, Layout, PackedMatrix, ScaleForm, Storage
 from penstock.formats.packed import empty
 
 ROWS = (1, 2, 4, 6, 8, 16, 32, 128, 512)
@@ -65,7 +66,10 @@ def weights(kind, n, k, rng):
         return PackedMatrix(layout, n, k, data.view(np.uint8).reshape(-1))
     packed = empty(CODE_FORMATS[Storage(kind)], n, k)
     packed.codes[:] = rng.integers(0, 256, packed.codes.size, dtype=np.uint8)
-    packed.scales[:] = np.full(packed.scales.size // 2, 0.01, np.float16).view(np.uint8)
+    if packed.scale_form is ScaleForm.E8M0:
+        packed.scales[:] = 121
+    else:
+        packed.scales[:] = np.full(packed.scales.size // 2, 0.01, np.float16).view(np.uint8)
     for array in (packed.subscales, packed.mins):
         if array is not None:
             array[:] = 7
@@ -76,12 +80,7 @@ def products(pool, kernels, kind, limits, quick):
     rng = np.random.default_rng(0)
     layers = 1 if quick else {"F32": 4, "BF16": 8}.get(kind, 16)
     packed = [weights(kind, n, k, rng) for _ in range(layers) for n, k in SHAPES]
-    matrices = [
-        _native.Matrix(
-            int(p.layout), p.n, p.k, p.codes, p.scales, p.subscales, p.mins, p.bits, p.group, p.super, p.zero
-        )
-        for p in packed
-    ]
+    matrices = [to_native(p) for p in packed]
     num_bytes, macs = sum(p.num_bytes for p in packed), sum(p.n * p.k for p in packed)
     bandwidth = max(v["value"] for name, v in limits.items() if name.startswith("read_"))
     peak = limits["fma_gflop_s" if kind in ("F32", "BF16") else "dot_gop_s"]["value"]
@@ -121,7 +120,7 @@ def main():
         print(f"  {name:24} {value['value']:9.1f}  ({value['low']:.1f} to {value['high']:.1f})")
     print(f"  {'kind':6}{'rows':>5}{'GB/s':>9}{'of bandwidth':>14}{'Gop/s':>10}{'of peak':>9}")
     record["products"] = []
-    for kind in ("F32", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K"):
+    for kind in ("F32", "BF16", *(storage.value for storage in CODE_FORMATS)):
         for row in products(pool, kernels, kind, record["limits"], options.quick):
             record["products"].append(row)
             share, peak = f"{row['share_of_bandwidth']:.0%}", f"{row['share_of_peak']:.0%}"
