@@ -4,6 +4,7 @@ The blocks are quantized here in plain numpy, without any search for the best sc
 oracle's weights.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from tests.backend.driver import Driver, logits_of_every_position, make_backend
 from tests.backend.reference import reference_logits, round_int8
+from tests.backend.test_packing import stored as blocks_of
 from tests.model.made_models import interleave
 
 from penstock.backend.cpu import compute_tiers
-from penstock.formats import Storage
+from penstock.formats import CODE_FORMATS, Storage
 from penstock.model import open_checkpoint
 
 KINDS = gguf.GGMLQuantizationType
@@ -91,9 +93,21 @@ def test_the_blocks_are_sound(kind):
     assert error < (0.3 if kind is KINDS.Q4_K else 0.08)
 
 
-def write(path):
-    """A llama file of mixed kinds; returns place → the values that its bytes stand for."""
-    rng, want = np.random.default_rng(0), {}
+def random_blocks(seed, shape, kind):
+    """(random bytes under ordinary scales, the values that they stand for)."""
+    raw = blocks_of("w", shape, Storage(kind.name), seed).data.reshape(shape[0], -1)
+    return raw, gguf.quants.dequantize(raw, kind)
+
+
+EVERY = [gguf.GGMLQuantizationType[kind.value] for kind in CODE_FORMATS]
+
+
+def write(path, every=False):
+    """A llama file of mixed kinds; returns place → the values that its bytes stand for.
+
+    With `every`, matrices take turns with all kinds that are packed.
+    """
+    rng, want, turns = np.random.default_rng(0), {}, itertools.cycle(EVERY)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(128)
     writer.add_embedding_length(HIDDEN)
@@ -104,8 +118,12 @@ def write(path):
     writer.add_layer_norm_rms_eps(1e-5)
 
     def matrix(place, name, shape, kind, heads=0):
-        values = (rng.standard_normal(shape) * 1.5 / np.sqrt(shape[1])).astype(np.float32)
-        raw, want[place] = stored(values, kind)
+        if every:
+            kind = next(turns)
+            raw, want[place] = random_blocks(len(want), shape, kind)
+        else:
+            values = (rng.standard_normal(shape) * 1.5 / np.sqrt(shape[1])).astype(np.float32)
+            raw, want[place] = stored(values, kind)
         writer.add_tensor(name, interleave(raw, heads) if heads else raw, raw_dtype=kind)
 
     def norm(place, name):
@@ -154,6 +172,24 @@ def test_logits_are_those_of_the_dequantized_weights(model, tier, tmp_path):
     assert distance(found, want) < 2e-3  # a tie rounded the other way costs about that
     again = make_backend(checkpoint.spec, checkpoint.weights, max_model_tokens=128, isa=tier, pack_cache=str(tmp_path))
     np.testing.assert_array_equal(logits_of_every_position(Driver(again), 0, TOKENS), found)
+
+
+@pytest.mark.parametrize("tier", compute_tiers())
+def test_a_file_of_every_kind_has_the_logits_of_its_weights(tmp_path, tier):
+    path = tmp_path / "every.gguf"
+    weights = write(path, every=True)
+    checkpoint = open_checkpoint(path)
+    kinds = {ref.tensor.storage for ref in checkpoint.weights.tensors.values()}
+    assert kinds == {*CODE_FORMATS, Storage.F32}
+    want = reference_logits(checkpoint.spec, weights, TOKENS, 128, round_int8)
+    for _ in range(2):  # repacked, then from the cache
+        backend = make_backend(
+            checkpoint.spec, checkpoint.weights, max_model_tokens=128, isa=tier, pack_cache=str(tmp_path / "cache")
+        )
+        found = logits_of_every_position(Driver(backend), 0, TOKENS)
+        assert distance(found, want) < 2e-3
+    one_wrong = weights | {"layers.0.up": np.roll(weights["layers.0.up"], 1, axis=0)}
+    assert distance(found, reference_logits(checkpoint.spec, one_wrong, TOKENS, 128, round_int8)) > 0.01
 
 
 def test_every_tier_gives_the_same_bits_in_one_chunk(model):

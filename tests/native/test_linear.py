@@ -1,10 +1,13 @@
 """Matrix products of every layout on every tier, against numpy in float64 and against each other bit for bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from penstock import _native
-from penstock.formats.packed import CODE_FORMATS, CodeFormat, Layout, ScaleForm, empty, unpack
+from penstock.formats import CODE_FORMATS, CodeFormat, Layout, ScaleForm, Storage, unpack
+from penstock.formats.packed import empty
 from penstock.formats.tiles import pack_codes
 
 TIERS = _native.tiers()
@@ -109,6 +112,19 @@ def test_control_one_wrong_code_is_seen():
     assert not agrees(y, packed, x, quantized=True)
 
 
+@pytest.mark.parametrize("form", STORED)
+def test_control_a_few_wrong_bytes_of_any_array_are_seen(form):
+    packed = random_codes(form, 64, 768)
+    x = np.random.default_rng(1).standard_normal((2, 768)).astype(np.float32)
+    y = product(native_matrix(packed), x)
+    assert agrees(y, packed, x, quantized=True)
+    for array in ("codes", "scales", "subscales", "mins", "codebook"):
+        if getattr(packed, array) is not None:
+            changed = getattr(packed, array).copy()
+            changed[:64] ^= 3
+            assert not agrees(y, replace(packed, **{array: changed}), x, quantized=True), array
+
+
 def test_control_unquantized_inputs_are_seen():
     packed = random_codes(CodeFormat(8, 32, 0, 128, False), 64, 768)
     x = np.random.default_rng(1).standard_normal((2, 768)).astype(np.float32)
@@ -138,13 +154,16 @@ def test_floats_agree_with_numpy_on_every_tier(layout, n, k):
         np.testing.assert_array_equal(product(native_matrix(packed), x, tier=tier, bias=bias), y + bias)
 
 
+KINDS = ["floats", "Q4_K", "Q2_K", "Q3_K", "Q5_K", "IQ4_XS", "MXFP4"]
+
+
 def any_matrix(kind):
-    if kind == "codes":
-        return random_codes(CodeFormat(4, 32, 256, 0, True), 200, 1280), 1280
-    return float_matrix(Layout.BF16, 200, 1000), 1000
+    if kind == "floats":
+        return float_matrix(Layout.BF16, 200, 1000), 1000
+    return random_codes(CODE_FORMATS[Storage(kind)], 200, 1280), 1280
 
 
-@pytest.mark.parametrize("kind", ["codes", "floats"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tier", TIERS)
 def test_row_count_changes_no_bit(kind, tier):
     packed, k = any_matrix(kind)
@@ -156,7 +175,7 @@ def test_row_count_changes_no_bit(kind, tier):
     np.testing.assert_array_equal(product(w, x[17:18], tier=tier), whole[17:18])
 
 
-@pytest.mark.parametrize("kind", ["codes", "floats"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_thread_count_and_row_chunks_change_no_bit(kind):
     packed, k = any_matrix(kind)
     w = native_matrix(packed)
@@ -180,6 +199,34 @@ def test_largest_codes_and_inputs_are_exact(tier, bits, rows):
         x = np.full((rows, k), sign * 127, np.float32)
         want = np.full((rows, n), sign * 127 * ((1 << bits) - 1) * k, np.float32)
         np.testing.assert_array_equal(product(native_matrix(packed), x, tier=tier), want)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("byte", [0, 1, 127, 128, 255])
+@pytest.mark.parametrize("rows", [1, 20])
+def test_any_byte_of_a_codebook_is_exact(tier, byte, rows):
+    """Also where the whole matrix names one byte, the others being of the other half."""
+    n, k = 32, 64
+    for zero in (0, 128, 255):
+        packed = empty(CodeFormat(4, 32, 0, zero, False, codebook=bytes([255 - byte] * 5 + [byte] + [0] * 10)), n, k)
+        packed.codes[:] = pack_codes(np.full((n, k), 5, np.uint8), 4)
+        packed.scales[:] = np.ones(packed.scales.size // 2, np.float16).view(np.uint8)
+        for sign in (1, -1):
+            x = np.full((rows, k), sign * 127, np.float32)
+            want = np.full((rows, n), sign * 127 * (byte - zero) * k, np.float32)
+            np.testing.assert_array_equal(product(native_matrix(packed), x, tier=tier), want)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("exponent", [0, 1, 2, 3, 100, 127, 254, 255])
+def test_every_exponent_is_exact(tier, exponent):
+    """2^(e - 128), subnormal ones and those under which products overflow too."""
+    packed = empty(CODE_FORMATS[Storage.MXFP4], 32, 32)
+    packed.codes[:] = pack_codes(np.full((32, 32), 1, np.uint8), 4)
+    packed.scales[:] = exponent
+    x = np.full((1, 32), 127, np.float32)
+    want = np.float32(127 * 32 * 2.0 ** (exponent - 128)) if exponent < 244 else np.float32(np.inf)
+    np.testing.assert_array_equal(product(native_matrix(packed), x, tier=tier), np.full((1, 32), want))
 
 
 @pytest.mark.parametrize("tier", TIERS)
