@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.backend.driver import Driver, make_backend
-from tests.model.zoo import DENSE, TEXT_PARTS, VOCAB, make_zoo_model, save
+from tests.model.zoo import TEXT_PARTS, VOCAB, ZOO, make_zoo_model, save
 
 from penstock.core import SAMPLE
 from penstock.model import open_checkpoint
@@ -14,7 +14,7 @@ from penstock.model import open_checkpoint
 TOLERANCE = 1e-4
 PROMPT, DECODED = 70, 32
 PAGES = range(63, -1, -1)  # pages are handed out from the last to the first
-NAMES = (*(name for name in DENSE if name != "olmo2"), *TEXT_PARTS)
+NAMES = (*ZOO, *TEXT_PARTS)
 
 
 def tokens_of(count, seed):
@@ -66,14 +66,15 @@ def per_position(got, reference):
 class Case:
     """A saved model, its checkpoint and a driver over a backend that runs it."""
 
-    def __init__(self, name, folder):
-        self.model = make_zoo_model(name)
+    def __init__(self, name, folder, **changes):
+        self.model = make_zoo_model(name, **changes)
         self.checkpoint = open_checkpoint(save(self.model, folder))
         self.tokens = draw_tokens(self.model, PROMPT + DECODED, 1)
         self.reference = oracle(self.model, self.tokens)
 
-    def drive(self, weights=None):
-        return Driver(make_backend(self.checkpoint.spec, weights or self.checkpoint.weights), page_order=PAGES)
+    def drive(self, weights=None, max_model_tokens=512):
+        source = weights or self.checkpoint.weights
+        return Driver(make_backend(self.checkpoint.spec, source, max_model_tokens=max_model_tokens), page_order=PAGES)
 
     def feed(self, driver, slot, sizes):
         """[chunks, V]: the logits at the end of each chunk of a slot opened here, and the positions where they end."""
@@ -128,6 +129,30 @@ def test_control_one_weight_moved_is_found(case):
         driver = case.drive(moved(case.checkpoint.weights, place))
         logits, ends = case.feed(driver, 0, [17, 40, PROMPT - 57, DECODED])
         assert per_position(logits, case.reference[ends]) > TOLERANCE
+
+
+DYNAMIC = {"max_position_embeddings": 64, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}}
+# (entry, changes, tokens, max_model_tokens of the same regime, of another one)
+REGIMES = {
+    "dynamic within": ("llama", DYNAMIC, 60, 64, 512),
+    "dynamic beyond": ("llama", DYNAMIC, PROMPT + DECODED, PROMPT + DECODED, 64),
+    "longrope within": ("phi3 longrope", {}, 60, 64, 512),
+    "longrope beyond": ("phi3 longrope", {}, PROMPT + DECODED, 512, 64),
+    "partial longrope within": ("phi4 mini", {}, 60, 64, 512),
+}
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_scalings_that_follow_the_length_agree_in_one_regime(regime, tmp_path):
+    name, changes, count, same, other = REGIMES[regime]
+    case = Case(name, tmp_path, **changes)
+    reference = oracle(case.model, case.tokens[:count])
+    got = {}
+    for max_model_tokens in (same, other):
+        length = min(count, max_model_tokens)
+        logits, ends = case.feed(case.drive(max_model_tokens=max_model_tokens), 0, [20, 21, length - 41])
+        got[max_model_tokens] = per_position(logits, reference[ends])
+    assert got[same] <= TOLERANCE < got[other]
 
 
 def moved(weights, place):
