@@ -108,7 +108,7 @@ def test_space_before_the_first_word_only(tmp_path):
         ("tokenizer.json", b'{"model": ', "not a tokenizer"),
         ("tokenizer_config.json", b"[1]", "JSON object"),
         ("tokenizer_config.json", b"\xff\xfe", "not valid JSON"),
-        ("generation_config.json", b"[" * 100_000, "not valid JSON"),
+        ("generation_config.json", b"[" * 100_000, "levels deep"),
         ("chat_template.jinja", b"\xff", "not UTF-8"),
         ("chat_template.jinja", b"a" * (limits.MAX_TEMPLATE_CHARS + 1), "characters"),
         ("tokenizer_config.json", b" " * (limits.MAX_CONFIG_BYTES + 1), "larger than"),

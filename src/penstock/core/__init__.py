@@ -27,6 +27,7 @@ from penstock.core.errors import (
     Unauthorized,
     UnsupportedMedia,
 )
+from penstock.core.json_bounds import check_json_bounds
 from penstock.core.ports import (
     Backend,
     Clock,
@@ -121,5 +122,6 @@ __all__ = [
     "Unauthorized",
     "UnsupportedMedia",
     "Usage",
+    "check_json_bounds",
     "check_sampling",
 ]

@@ -14,12 +14,13 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer as HfTokenizer
 
-from penstock.core import ModelFileError, limits
+from penstock.core import ModelFileError, check_json_bounds, limits
 from penstock.text.added import AddedFile, Files, extend_pieces, rename_special
+from penstock.text.charsmap import CharsMap
 from penstock.text.chat import ChatTemplate
 from penstock.text.rank_bpe import RankModel, build_rank_bpe, looks_like_ranks, read_tekken, read_tiktoken
 from penstock.text.sentencepiece_model import UNIGRAM, SpmModel, read_spm_model
-from penstock.text.spm import Kind, SpmText, build_spm, check_pieces, precompiled
+from penstock.text.spm import Kind, SpmText, build_spm, check_pieces
 from penstock.text.tokenizer import Tokenizer, Vocabulary
 from penstock.text.tokenizer_json import named_failures, read_tokenizer_json
 from penstock.text.vocab import ControlToken, ControlTokens
@@ -108,7 +109,9 @@ def _from_spm(model: SpmModel, files: Files) -> Vocabulary:
     text = SpmText(
         dummy_prefix=wanted if isinstance(wanted, bool) else model.dummy_prefix,
         squeeze=model.squeeze,
-        charsmap=precompiled(model.charsmap),
+        charsmap=CharsMap(model.charsmap, map(pieces.names.__getitem__, pieces.of(Kind.USER)))
+        if model.charsmap
+        else None,
     )
     hf = build_spm(pieces, text=text, unigram=model.model_type == UNIGRAM, escape=model.escape)
     plain = AddedFile("", special=True)
@@ -221,8 +224,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     """A small JSON object; {} where there is no such file."""
     if not path.is_file():
         return {}
+    data = _read_bytes(path, limits.MAX_CONFIG_BYTES)
     try:
-        value = json.loads(_read_bytes(path, limits.MAX_CONFIG_BYTES))
+        check_json_bounds(data)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+    try:
+        value = json.loads(data)
     except (ValueError, RecursionError):
         raise ModelFileError(f"{path}: not valid JSON.") from None
     if not isinstance(value, dict):
