@@ -57,6 +57,40 @@ def test_a_seed_that_was_drawn_repeats_the_answer(client):
     assert again.choices[0].text == first.choices[0].text
 
 
+def test_what_the_template_takes_and_what_it_would_leave_out(http):
+    def ask(**given):
+        answer = http.post("/v1/chat/completions", json={"model": NAME, "max_tokens": 4, **given})
+        return answer.json().get("error", {}).get("param"), answer.json().get("error", {}).get("message", "")
+
+    def prompt(messages, **given):
+        ids = http.post("/tokenize", json={"model": NAME, "messages": messages, **given}).json()["tokens"]
+        return http.post("/detokenize", json={"tokens": ids}).json()["prompt"]
+
+    tool = {"type": "function", "function": {"name": "add"}}
+    result = {"role": "tool", "tool_call_id": "1", "content": "22"}
+    assert ask(messages=talk("x"))[0] is None
+    assert ask(messages=talk("x"), tools=[tool], tool_choice="none")[0] is None
+    assert ask(messages=talk("x"), tools=[tool]) == (
+        "tools",
+        "this model's chat template takes no tools. hint: use a model that was made for tools.",
+    )
+    assert ask(messages=[*talk("x", "y"), result])[0] == "messages"
+    assert "knows the roles" in ask(messages=[*talk("x", "y"), result])[1]  # the template's own words
+    assert ask(messages=talk("x"), reasoning_effort="low")[0] == "reasoning_effort"
+    assert ask(messages=talk("x"), chat_template_kwargs={"enable_thinking": True})[0] == "chat_template_kwargs"
+    assert ask(messages=talk("x"), chat_template_kwargs={"enable_thinking": False})[0] is None
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    developer = [{"role": "developer", "content": "d"}, {"role": "user", "content": parts}]
+    assert prompt(developer).endswith("<|system|>d<|end|><|user|>ab<|end|><|assistant|>")
+    assert prompt(talk("x", "The "), continue_final_message=True).endswith("<|assistant|>The ")
+
+
+def test_end_tokens_are_listed(http):
+    [card] = http.get("/v1/models").json()["data"]
+    ends = http.post("/detokenize", json={"tokens": card["end_token_ids"]}).json()["prompt"]
+    assert ends == "<|eos|><|end|>"
+
+
 def test_users_cannot_spell_control_tokens(http):
     config = json.loads((ROOT / "src/penstock/models/bundled/tokenizer_config.json").read_text())
     end = config["eos_token"]

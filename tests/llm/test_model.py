@@ -81,6 +81,24 @@ def test_chat_answers(llm: LLM) -> None:
     assert answer.usage.completion_tokens == 12
 
 
+def test_a_chat_goes_on_with_its_last_message(llm: LLM) -> None:
+    messages = [{"role": "user", "content": "Tell me of the sea."}, {"role": "assistant", "content": "The sea was"}]
+    answer = llm.chat(messages, GREEDY, continue_final_message=True)
+    start = llm.loaded.tokenizer.decode(answer.prompt_tokens, skip_special_tokens=False)
+    assert start.endswith("<|assistant|>The sea was")
+    assert answer.prompt_tokens != llm.chat(messages, GREEDY).prompt_tokens  # the control
+
+
+def test_a_chat_refuses_what_its_template_would_leave_out(llm: LLM) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    with pytest.raises(InvalidRequest, match="takes no tools"):
+        llm.chat(messages, GREEDY, tools=[{"type": "function", "function": {"name": "f"}}])
+    with pytest.raises(InvalidRequest, match="enable_thinking is not read"):
+        llm.chat(messages, GREEDY, enable_thinking=True)
+    with pytest.raises(InvalidRequest, match="knows the roles system, user and assistant"):
+        llm.chat([*messages, {"role": "tool", "content": "22", "tool_call_id": "1"}], GREEDY)
+
+
 @pytest.mark.parametrize(
     ("prompts", "params", "param"),
     [

@@ -101,18 +101,30 @@ class LLM:
         """
         return blocking(lambda: self.agenerate(prompts, params, progress=progress))
 
-    def chat(self, messages: Sequence[Message], params: SamplingParams | None = None, **template: Any) -> Completion:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Message] | None = None,
+        continue_final_message: bool = False,
+        **template: Any,
+    ) -> Completion:
         """The assistant's answer to a conversation of {"role", "content"} messages.
 
         Args:
-            messages: the conversation.
+            messages: the conversation; calls, their results and reasoning as in the HTTP API.
             params: the model's own defaults if None.
+            tools: functions that the model is told of; a call that it writes is text of its answer.
+            continue_final_message: go on with the last message, which is the assistant's.
             template: chat template arguments such as enable_thinking=False.
 
         Raises:
-            InvalidRequest: also when the model has no chat template.
+            InvalidRequest: also when the model has no chat template, or one that leaves out what was asked for.
         """
-        return blocking(lambda: self.achat(messages, params, **template))
+        return blocking(
+            lambda: self.achat(messages, params, tools=tools, continue_final_message=continue_final_message, **template)
+        )
 
     def stream(self, prompt: Prompt | Sequence[Message], params: SamplingParams | None = None) -> TextStream:
         """Pieces of the first sample's text as they come (messages are a chat); closing it cancels."""
@@ -144,10 +156,22 @@ class LLM:
         return await gather([one(request) for request in requests], progress)
 
     async def achat(
-        self, messages: Sequence[Message], params: SamplingParams | None = None, **template: Any
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Message] | None = None,
+        continue_final_message: bool = False,
+        **template: Any,
     ) -> Completion:
         """The same as `chat`, awaitable."""
-        tokens = self.loaded.tokenizer.encode_chat(list(messages), kwargs=template)
+        tokens = self.loaded.tokenizer.encode_chat(
+            list(messages),
+            tools=tools,
+            add_generation_prompt=not continue_final_message,
+            continue_final_message=continue_final_message,
+            kwargs=template,
+        )
         return await self._collect(self._request(tokens, params))
 
     async def astream(
