@@ -139,10 +139,10 @@ def write_safetensors(folder: Path, config: dict[str, int], dtype: str, seed: in
     return folder
 
 
-def write_gguf(path: Path, config: dict[str, int], kind: GGMLQuantizationType, seed: int = 0) -> Path:
-    """One GGUF file with a gpt-2 style tokenizer."""
+def gguf_writer(path: Path, config: dict[str, int], use_temp_file: bool = False) -> GGUFWriter:
+    """A writer with the config's metadata and a gpt-2 style tokenizer, before its tensors."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = GGUFWriter(path, "qwen3")
+    writer = GGUFWriter(path, "qwen3", use_temp_file=use_temp_file)
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -160,6 +160,20 @@ def write_gguf(path: Path, config: dict[str, int], kind: GGMLQuantizationType, s
     writer.add_token_types([1] * len(vocab))
     writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_eos_token_id(len(vocab) - 1)
+    return writer
+
+
+def finish(writer: GGUFWriter) -> None:
+    """Writes the file."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_gguf(path: Path, config: dict[str, int], kind: GGMLQuantizationType, seed: int = 0) -> Path:
+    """One GGUF file with a gpt-2 style tokenizer."""
+    writer = gguf_writer(path, config)
     rng = np.random.default_rng(seed)
     for _, name, shape in tensors(config):
         data = values(rng, shape)
@@ -167,10 +181,7 @@ def write_gguf(path: Path, config: dict[str, int], kind: GGMLQuantizationType, s
             writer.add_tensor(name, data)
         else:
             writer.add_tensor(name, quants.quantize(data, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -9,15 +9,13 @@ import pytest
 import torch
 from tests.backend.driver import Driver, make_backend
 from tests.model.gguf_writing import EXPRESSIBLE, in_bfloat16, make_model, write
-from tests.model.zoo import DENSE, VOCAB, save
+from tests.model.zoo import VOCAB, save
 
 from penstock.formats.gguf_blocks import dequantize
 from penstock.model import DecoderSpec, WeightRef, open_checkpoint
 
 PROMPT = [int(token) for token in np.random.default_rng(1).integers(3, VOCAB, 40)]
 STEPS = 12
-# Those that the native decoder runs.
-RUN = tuple(name for name in EXPRESSIBLE if name in DENSE and name != "olmo2")
 QUANTIZED = ("llama", "gemma2", "phi3", "qwen2_moe", "gpt_oss")
 # Rules that transformers changes with the length of the text; tests/backend compares them in one regime.
 LONG = ("phi3 longrope", "phi4 mini")
@@ -90,7 +88,7 @@ def values_of(ref: WeightRef) -> np.ndarray:
     return found if ref.rows is None else found[ref.rows]
 
 
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize("name", EXPRESSIBLE)
 def test_the_same_logits_and_tokens_as_from_safetensors(name: str, tmp_path: Path) -> None:
     model = make_model(name)
     expected, tokens = run(save(model, tmp_path / "hf"))
@@ -106,7 +104,7 @@ def test_the_same_logits_and_tokens_as_from_safetensors(name: str, tmp_path: Pat
         assert difference(got[:1], reference[None]) < 1e-4
 
 
-@pytest.mark.parametrize(("name", "without"), [case for case in CONTROLS if case[0] in RUN])
+@pytest.mark.parametrize(("name", "without"), CONTROLS)
 def test_control_a_convention_left_out_is_another_model(name: str, without: str, tmp_path: Path) -> None:
     model = make_model(name)
     got, _ = run(write(model, tmp_path / "m.gguf", without=without))
@@ -114,7 +112,7 @@ def test_control_a_convention_left_out_is_another_model(name: str, without: str,
     assert difference(got[:1], expected[:1]) > 1e-2
 
 
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize("name", EXPRESSIBLE)
 def test_the_same_in_bfloat16(name: str, tmp_path: Path) -> None:
     model = in_bfloat16(make_model(name))
     expected, tokens = run(save(model, tmp_path / "hf"))
@@ -123,7 +121,7 @@ def test_the_same_in_bfloat16(name: str, tmp_path: Path) -> None:
     assert difference(got, expected) < 1e-5
 
 
-@pytest.mark.parametrize("name", [name for name in QUANTIZED if name in RUN])
+@pytest.mark.parametrize("name", QUANTIZED)
 def test_quantized_files_are_the_model_of_their_rounded_weights(name: str, tmp_path: Path) -> None:
     model = make_model(name)
     got, _ = run(write(model, tmp_path / "m.gguf", "Q8_0"))
@@ -132,9 +130,9 @@ def test_quantized_files_are_the_model_of_their_rounded_weights(name: str, tmp_p
             if value.ndim >= 2 and not key.endswith(("_bias", "gate.weight", "router.weight")):
                 value.copy_(torch.from_numpy(rounded(value.numpy(), key, model.config.model_type)))
         expected = model(torch.tensor([PROMPT])).logits[0, -1].numpy()
-    assert 0 < difference(got[:1], expected[None]) < 0.05  # activations are rounded too
-    broken, _ = run(write(make_model(name), tmp_path / "broken.gguf", "Q4_0"))
-    assert difference(broken[:1], expected[None]) > difference(got[:1], expected[None])
+    assert 0 < difference(got[:1], expected[None]) < 0.1  # activations are rounded too
+    other, _ = run(write(make_model(name), tmp_path / "other.gguf", "Q4_0"))
+    assert difference(other[:1], expected[None]) > 0.2  # control: weights that were rounded otherwise
 
 
 def rounded(values: np.ndarray, key: str, model_type: str) -> np.ndarray:
