@@ -60,7 +60,6 @@ class Family:
         model_type: Hugging Face's name.
         architecture: class name that a generating checkpoint declares.
         spec: config → spec.
-        gguf_architecture: `general.architecture` of its GGUF files, or None where another family's is used.
         gguf_permuted: GGUF stores the rows of q and k with rotary pairs side by side.
         names, gguf_names: place → stored name, without layer prefix and suffix.
         sources, gguf_sources: place → the ways in which it is stored, where `names` does not have it.
@@ -72,7 +71,6 @@ class Family:
     model_type: str
     architecture: str
     spec: Callable[[Fields], DecoderSpec]
-    gguf_architecture: str | None
     gguf_permuted: bool = False
     names: Mapping[str, str] = field(default_factory=lambda: HF_NAMES)
     gguf_names: Mapping[str, str] = field(default_factory=lambda: GGUF_NAMES)

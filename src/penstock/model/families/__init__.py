@@ -1,6 +1,6 @@
-"""The families that are served, one file each, found by a config's `model_type` or a GGUF file's architecture.
+"""The families that are served, one file each, found by a config's `model_type`.
 
-Knows nothing about files. Invariant: one family a model_type, at most one a GGUF architecture.
+Knows nothing about files. Invariant: one family a model_type.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from penstock.model.families.smollm3 import SMOLLM3
 from penstock.model.fields import Fields, shown
 from penstock.model.spec import DecoderSpec
 
-__all__ = ["FAMILIES", "family_of", "gguf_family", "read_spec"]
+__all__ = ["FAMILIES", "family_of", "read_spec"]
 
 FAMILIES: tuple[Family, ...] = (
     LLAMA,
@@ -65,19 +65,6 @@ def family_of(config: Fields) -> Family:
     raise config.error(
         f"unknown architecture {shown(named)}.", hint=f"known: {', '.join(f.model_type for f in FAMILIES)}."
     )
-
-
-def gguf_family(architecture: str, source: str) -> Family:
-    """The family of a GGUF architecture.
-
-    Raises:
-        ModelFileError: none is known by that name.
-    """
-    for family in FAMILIES:
-        if family.gguf_architecture == architecture:
-            return family
-    known = ", ".join(f.gguf_architecture for f in FAMILIES if f.gguf_architecture)
-    raise Fields({}, source).error(f"unknown architecture {shown(architecture)}.", hint=f"known: {known}.")
 
 
 def read_spec(config: Fields, family: Family) -> DecoderSpec:

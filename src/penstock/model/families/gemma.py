@@ -32,7 +32,6 @@ GEMMA = Family(
     "gemma",
     "GemmaForCausalLM",
     _spec,
-    gguf_architecture=None,
     defaults={
         "num_key_value_heads": 16,
         "head_dim": 256,

@@ -41,7 +41,6 @@ GEMMA2 = Family(
     "gemma2",
     "Gemma2ForCausalLM",
     _spec,
-    gguf_architecture=None,
     names=SANDWICH_NAMES,
     defaults={
         "num_key_value_heads": 4,

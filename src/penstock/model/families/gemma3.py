@@ -90,7 +90,6 @@ GEMMA3_TEXT = Family(
     "gemma3_text",
     "Gemma3ForCausalLM",
     _spec,
-    gguf_architecture=None,
     names=SANDWICH_NAMES,
     defaults={
         "vocab_size": 262_208,
@@ -121,7 +120,6 @@ GEMMA3 = Family(
     "gemma3",
     "Gemma3ForConditionalGeneration",
     _text_part,
-    gguf_architecture=None,
     names=SANDWICH_NAMES,
     canonical=_text_name,
 )

@@ -74,7 +74,6 @@ GPT_OSS = Family(
     "gpt_oss",
     "GptOssForCausalLM",
     _spec,
-    gguf_architecture="gpt-oss",
     sources=HF_SOURCES
     | {
         "router": (Part("mlp.router"),),

@@ -32,6 +32,5 @@ GRANITE = Family(
     "granite",
     "GraniteForCausalLM",
     _spec,
-    gguf_architecture=None,
     reads=frozenset({"attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"}),
 )

@@ -16,4 +16,4 @@ def _spec(config: Fields) -> DecoderSpec:
     return dense_spec(config, "llama", traits)
 
 
-LLAMA = Family("llama", "LlamaForCausalLM", _spec, gguf_architecture="llama", gguf_permuted=True)
+LLAMA = Family("llama", "LlamaForCausalLM", _spec)

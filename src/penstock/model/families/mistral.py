@@ -31,5 +31,5 @@ def _ministral_spec(config: Fields) -> DecoderSpec:
 
 
 # GGUF files of Mistral models declare the architecture "llama".
-MISTRAL = Family("mistral", "MistralForCausalLM", _spec, gguf_architecture=None, defaults=_DEFAULTS)
-MINISTRAL = Family("ministral", "MinistralForCausalLM", _ministral_spec, gguf_architecture=None, defaults=_DEFAULTS)
+MISTRAL = Family("mistral", "MistralForCausalLM", _spec, defaults=_DEFAULTS)
+MINISTRAL = Family("ministral", "MinistralForCausalLM", _ministral_spec, defaults=_DEFAULTS)

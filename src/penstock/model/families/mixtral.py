@@ -26,7 +26,6 @@ MIXTRAL = Family(
     "mixtral",
     "MixtralForCausalLM",
     _spec,
-    gguf_architecture=None,
     sources=HF_SOURCES
     | {
         "router": (Part("block_sparse_moe.gate"), *HF_SOURCES["router"]),

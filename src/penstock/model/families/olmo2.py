@@ -26,7 +26,6 @@ OLMO2 = Family(
     "olmo2",
     "Olmo2ForCausalLM",
     _spec,
-    gguf_architecture=None,
     names=_NAMES,
     defaults={"rms_norm_eps": 1e-5},
 )

@@ -32,7 +32,6 @@ OLMOE = Family(
     "olmoe",
     "OlmoeForCausalLM",
     _spec,
-    gguf_architecture="olmoe",
     defaults={"num_experts_per_tok": 8, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096},
     reads=frozenset((*COUNTS, "clip_qkv")),
 )

@@ -31,7 +31,6 @@ PHI3 = Family(
     "phi3",
     "Phi3ForCausalLM",
     _spec,
-    gguf_architecture=None,
     sources={
         **HF_SOURCES,
         **fused("self_attn.qkv_proj", "q", "k", "v"),

@@ -19,6 +19,5 @@ QWEN2 = Family(
     "qwen2",
     "Qwen2ForCausalLM",
     _spec,
-    gguf_architecture="qwen2",
     defaults={"num_key_value_heads": 32, "max_position_embeddings": 32768},
 )

@@ -33,7 +33,6 @@ QWEN2_MOE = Family(
     "qwen2_moe",
     "Qwen2MoeForCausalLM",
     _spec,
-    gguf_architecture="qwen2moe",
     defaults={
         "num_key_value_heads": 16,
         "num_experts_per_tok": 4,

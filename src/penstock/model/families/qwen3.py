@@ -21,6 +21,5 @@ QWEN3 = Family(
     "qwen3",
     "Qwen3ForCausalLM",
     _spec,
-    gguf_architecture="qwen3",
     defaults={"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768},
 )

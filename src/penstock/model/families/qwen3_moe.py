@@ -30,7 +30,6 @@ QWEN3_MOE = Family(
     "qwen3_moe",
     "Qwen3MoeForCausalLM",
     _spec,
-    gguf_architecture="qwen3moe",
     defaults={
         "num_key_value_heads": 4,
         "num_experts_per_tok": 8,

@@ -52,7 +52,6 @@ SMOLLM3 = Family(
     "smollm3",
     "SmolLM3ForCausalLM",
     _spec,
-    gguf_architecture=None,
     defaults={"num_key_value_heads": 4, "max_position_embeddings": 32768, "tie_word_embeddings": True},
     reads=frozenset({"no_rope_layers"}),
 )
