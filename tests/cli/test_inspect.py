@@ -11,7 +11,8 @@ from tests.cli.terminal import BUNDLED, is_one_error, penstock, talkative_model
 def test_the_report_has_sizes_kv_and_sampling() -> None:
     said = penstock("inspect").stdout
     assert "KV bf16" in said and "bytes a token" in said and "parameters" in said
-    assert said.splitlines()[-1].startswith("sampling ")
+    sampling, ends = said.splitlines()[-2:]
+    assert sampling.startswith("sampling ") and ends.split(maxsplit=2) == ["ends", "at", "<|eos|> (1), <|end|> (5)"]
 
 
 def test_json_says_the_same(tmp_path: Path) -> None:
@@ -22,7 +23,10 @@ def test_json_says_the_same(tmp_path: Path) -> None:
     assert facts["spec"]["layers"][0]["mlp"]["activation"] == "silu"
     assert facts["total_bytes"] == dict(facts["bytes_by_storage"])["BF16"]
     assert facts["generation_defaults"]["temperature"] == 0.25
+    assert {end["text"] for end in facts["end_tokens"]} >= {"<|eos|>"}
     assert "temperature 0.25, top_p 0.5" in penstock("inspect", str(folder)).stdout
+    (folder / "tokenizer.json").unlink()
+    assert json.loads(penstock("inspect", str(folder), "--json").stdout)["end_tokens"] == []
 
 
 def test_a_bare_config_is_enough_and_a_missing_one_is_said(tmp_path: Path) -> None:

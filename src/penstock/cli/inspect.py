@@ -1,6 +1,6 @@
 """`penstock inspect MODEL`: what a checkpoint is and what it costs, without loading weights.
 
-Knows nothing about serving. Invariant: reads headers and metadata only.
+Knows nothing about serving. Invariant: reads headers, metadata and the tokenizer only.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 import json as json_format
 from dataclasses import asdict
 from enum import Enum
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from penstock.cli import options
 from penstock.cli.pull import fetch
+from penstock.core import ModelFileError
 
 
 def inspect(
@@ -21,17 +23,36 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     revision: options.Revision = None,
 ) -> None:
-    """Print a model's spec, sizes, KV cost per token and generation defaults."""
+    """Print a model's spec, sizes, KV cost per token, generation defaults and end tokens."""
     options.check_existing(model)
     fetch(model, revision)
     from penstock.assemble import find_model
     from penstock.model import inspect_checkpoint
 
-    facts = inspect_checkpoint(find_model(model, revision))
+    path = find_model(model, revision)
+    facts = inspect_checkpoint(path)
+    ends = _ends(path) if facts.total_bytes else []
     if json:
-        print(json_format.dumps(asdict(facts), indent=2, default=_plain))
-    else:
-        print(facts.report())
+        print(json_format.dumps({**asdict(facts), "end_tokens": ends}, indent=2, default=_plain))
+        return
+    print(facts.report())
+    if ends:
+        shown = ", ".join(f"{end['text']} ({end['id']})" for end in ends)
+        print(f"{'ends at':<13} {shown}")
+
+
+def _ends(path: Path) -> list[dict[str, Any]]:
+    """The tokens that end an answer; [] where there is no tokenizer to ask."""
+    from penstock.assemble import read_tokenizer
+    from penstock.model import open_checkpoint
+
+    checkpoint = open_checkpoint(path)
+    try:
+        tokenizer = read_tokenizer(checkpoint)
+    except ModelFileError:
+        return []
+    ids = sorted({*checkpoint.eos_token_ids, *tokenizer.eos_token_ids})
+    return [{"id": id, "text": tokenizer.token_text(id)} for id in ids]
 
 
 def _plain(value: object) -> object:
