@@ -38,9 +38,8 @@ FORCED: dict[str, dict[str, object]] = {
     "gemma3_text": {"query_pre_attn_scalar": 32},
     "smollm3": {"no_rope_layer_interval": 4, "num_hidden_layers": 5},
 }
-# Models that the format's converters cannot express: windows of single layers without a list, and a newer family.
-INEXPRESSIBLE = ("qwen2 windowed", "ministral")
-EXPRESSIBLE = tuple(name for name in ENTRIES if name not in INEXPRESSIBLE)
+# The family that no architecture of the format stands for.
+EXPRESSIBLE = tuple(name for name in ENTRIES if name != "ministral")
 
 
 def make_model(name: str, wide: bool = False) -> PreTrainedModel:
@@ -140,6 +139,9 @@ def own(config, architecture: str) -> dict[str, object]:
         return found
     if architecture in ("phi3", "llama"):
         return {"attention.sliding_window": getattr(config, "sliding_window", None) or 0}
+    if getattr(config, "use_sliding_window", False):
+        windowed = [kind == "sliding_attention" for kind in config.layer_types]
+        return {"attention.sliding_window": config.sliding_window, "attention.sliding_window_pattern": windowed}
     if architecture == "olmoe":
         return {"attention.clamp_kqv": float(config.clip_qkv)}
     if architecture == "granite":

@@ -1,5 +1,6 @@
 """Every family of the zoo written twice, as safetensors and as GGUF: the same spec, logits and tokens."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,15 +90,19 @@ def values_of(ref: WeightRef) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", EXPRESSIBLE)
-def test_the_same_logits_and_tokens_as_from_safetensors(name: str, tmp_path: Path) -> None:
+def test_the_same_logits_and_tokens_as_from_safetensors(
+    name: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     model = make_model(name)
     expected, tokens = run(save(model, tmp_path / "hf"))
     got, same = run(write(model, tmp_path / "m.gguf"))
     assert same == tokens
     if name in ROUNDED:
         assert difference(got, expected) < 1e-5
+        record_property("difference", f"{difference(got, expected):.1e}")
     else:
         assert got.tobytes() == expected.tobytes()
+        record_property("difference", "equal to the bit")
     if name not in LONG:
         with torch.no_grad():
             reference = model(torch.tensor([PROMPT])).logits[0, -1].numpy()
