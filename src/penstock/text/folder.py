@@ -109,9 +109,7 @@ def _from_spm(model: SpmModel, files: Files) -> Vocabulary:
     text = SpmText(
         dummy_prefix=wanted if isinstance(wanted, bool) else model.dummy_prefix,
         squeeze=model.squeeze,
-        charsmap=CharsMap(model.charsmap, map(pieces.names.__getitem__, pieces.of(Kind.USER)))
-        if model.charsmap
-        else None,
+        charsmap=CharsMap.of(model.charsmap, pieces),
     )
     hf = build_spm(pieces, text=text, unigram=model.model_type == UNIGRAM, escape=model.escape)
     plain = AddedFile("", special=True)

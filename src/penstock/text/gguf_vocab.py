@@ -17,9 +17,10 @@ from tokenizers import Tokenizer as HfTokenizer
 from tokenizers.models import BPE
 
 from penstock.core import ModelFileError, limits
+from penstock.text.charsmap import CharsMap
 from penstock.text.chat import ChatTemplate
 from penstock.text.pretokenizers import WordCut, known_kinds, pre_tokenizer, word_cut
-from penstock.text.spm import Kind, Pieces, SpmText, build_spm, check_pieces, precompiled
+from penstock.text.spm import Kind, Pieces, SpmText, build_spm, check_pieces
 from penstock.text.tokenizer import Tokenizer, Vocabulary
 from penstock.text.vocab import ControlToken, ControlTokens, looks_like_control
 from penstock.text.wordpiece import build_wordpiece
@@ -75,14 +76,23 @@ def load_gguf_tokenizer(metadata: Mapping[str, object], *, now: Callable[[], dat
         elif kind == "bert":
             vocabulary = special.vocabulary(_build_wordpiece(pieces, metadata, special), None, True)
         else:
-            text = _spm_text(metadata, dummy_prefix=kind == "llama")
+            text = _spm_text(metadata, pieces, dummy_prefix=kind == "llama")
             hf = build_spm(pieces, text=text, unigram=kind == "t5", escape=_flag(metadata, "escape_whitespaces", True))
             vocabulary = special.vocabulary(hf, text, family.adds_bos)
     except ModelFileError as error:
         raise error if error.message.startswith("GGUF") else _error(error.message.rstrip("."), error.hint) from None
-    source = metadata.get("tokenizer.chat_template")
-    template = ChatTemplate(source, names=vocabulary.names, now=now) if isinstance(source, str) and source else None
-    return Tokenizer(vocabulary, template)
+    return Tokenizer(vocabulary, _template(metadata, vocabulary, now))
+
+
+def _template(
+    metadata: Mapping[str, object], vocabulary: Vocabulary, now: Callable[[], datetime] | None
+) -> ChatTemplate | None:
+    """The chat template, with the one for conversations with tools where the file has two."""
+    source, for_tools = (metadata.get(f"tokenizer.chat_template{name}") for name in ("", ".tool_use"))
+    if not isinstance(source, str) or not source:
+        return None
+    tool_source = for_tools if isinstance(for_tools, str) and for_tools else None
+    return ChatTemplate(source, tool_source=tool_source, names=vocabulary.names, now=now)
 
 
 class _Special:
@@ -149,7 +159,7 @@ class _Special:
         return int(value.__index__())
 
 
-def _spm_text(metadata: Mapping[str, object], dummy_prefix: bool) -> SpmText:
+def _spm_text(metadata: Mapping[str, object], pieces: Pieces, dummy_prefix: bool) -> SpmText:
     """What is done to a text before a SentencePiece model sees it."""
     if _flag(metadata, "treat_whitespace_as_suffix", False):
         raise _error("tokenizer.ggml.treat_whitespace_as_suffix is not served")
@@ -158,7 +168,7 @@ def _spm_text(metadata: Mapping[str, object], dummy_prefix: bool) -> SpmText:
     return SpmText(
         dummy_prefix=_flag(metadata, "add_space_prefix", dummy_prefix),
         squeeze=_flag(metadata, "remove_extra_whitespaces", False),
-        charsmap=precompiled(data),
+        charsmap=CharsMap.of(data, pieces),
     )
 
 

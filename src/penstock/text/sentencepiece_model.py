@@ -112,7 +112,8 @@ def _add_piece(pieces: Pieces, data: memoryview) -> None:
     except UnicodeDecodeError:
         raise ModelFileError(f"piece {len(pieces.names)} isn't UTF-8.") from None
     pieces.scores.append(score)
-    pieces.kinds.append(kind)
+    # The library looks for these after it has written spaces as U+2581, and never finds one that has a space.
+    pieces.kinds.append(Kind.UNUSED if kind == Kind.USER and b" " in name else kind)
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, _Value]]:

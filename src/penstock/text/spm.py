@@ -14,21 +14,22 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain
 from typing import Final
 
-from tokenizers import AddedToken, decoders, normalizers
+from tokenizers import AddedToken, Regex, decoders, normalizers
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers.models import BPE, Unigram
+from tokenizers.pre_tokenizers import Split
 
 from penstock.core import ModelFileError
 
 SPACE: Final = "▁"
 _MAX_TIED = 64  # pieces of one score whose merges overlap; real files have a few runs of spaces
-_UNKNOWN_PENALTY = 10.0
+_NO_TEXT: Final = " \ufdd0"  # no text has a space once spaces are written as U+2581, nor a noncharacter
 _SPACES = re.compile(" {2,}")
 
 
@@ -63,12 +64,12 @@ class SpmText:
     Attributes:
         dummy_prefix: a space goes before a text that isn't empty.
         squeeze: spaces at both ends go, runs of them become one.
-        charsmap: the precompiled map of characters, or None.
+        charsmap: what characters become first, or None.
     """
 
     dummy_prefix: bool = True
     squeeze: bool = False
-    charsmap: normalizers.Normalizer | None = None
+    charsmap: Callable[[str], str] | None = None
 
     @property
     def shrinks(self) -> bool:
@@ -78,29 +79,11 @@ class SpmText:
     def __call__(self, text: str) -> str:
         """The text as the model sees it."""
         if self.charsmap is not None:
-            text = self.charsmap.normalize_str(text)
+            text = self.charsmap(text)
         if self.squeeze:
             text = _SPACES.sub(" ", text.strip(" "))
-        return " " + text if self.dummy_prefix and text else text
-
-
-def precompiled(charsmap: bytes) -> normalizers.Normalizer | None:
-    """The normalizer of a SentencePiece character map, None for an empty one.
-
-    Raises:
-        ModelFileError: the map can't be read.
-    """
-    if not charsmap:
-        return None
-    size = int.from_bytes(charsmap[:4], "little")  # of the trie, in bytes; replacements follow it
-    if len(charsmap) < 8 or size % 4 or not 0 < size <= len(charsmap) - 4:
-        raise ModelFileError(f"character map: a trie of {size} bytes in {len(charsmap)}.")
-    try:
-        return normalizers.Precompiled(charsmap)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:  # the library panics, which is no Exception
-        raise ModelFileError("character map: can't be read.") from None
+        text = " " + text if self.dummy_prefix and text else text
+        return text.rstrip(" " + SPACE) if self.squeeze else text
 
 
 def build_spm(pieces: Pieces, *, text: SpmText, unigram: bool = False, escape: bool = True) -> HfTokenizer:
@@ -121,11 +104,15 @@ def build_spm(pieces: Pieces, *, text: SpmText, unigram: bool = False, escape: b
     spaces: list[decoders.Decoder] = [decoders.Replace(SPACE, " ")] if escape else []
     strip: list[decoders.Decoder] = [decoders.Strip(" ", 1, 0)] if text.dummy_prefix else []
     hf.decoder = decoders.Sequence([*spaces, decoders.ByteFallback(), decoders.Fuse(), *strip])
-    special = [AddedToken(pieces.names[id], normalized=False) for id in pieces.of(Kind.CONTROL, Kind.UNKNOWN)]
-    hf.add_special_tokens([token for token in special if token.content])
-    # Looked for in the text with its spaces already written as U+2581, which a name may spell either way.
-    hf.add_tokens([AddedToken(pieces.names[id], normalized=True) for id in pieces.of(Kind.USER) if pieces.names[id]])
-    hf.encode_special_tokens = True
+    if not unigram:
+        hf.add_special_tokens(
+            [AddedToken(pieces.names[id], normalized=False) for id in pieces.of(Kind.CONTROL, Kind.UNKNOWN)]
+        )
+        # Looked for in the text with its spaces already written as U+2581, which a name may spell either way.
+        hf.add_tokens([AddedToken(pieces.names[id], normalized=True) for id in pieces.of(Kind.USER)])
+        hf.encode_special_tokens = True
+    elif any(pieces.of(Kind.BYTE)):
+        hf.pre_tokenizer = Split(Regex("<(?=0x[0-9A-F]{2}>)"), behavior="merged_with_previous")
     return hf
 
 
@@ -181,12 +168,18 @@ def _bpe(pieces: Pieces) -> BPE:
 def _unigram(pieces: Pieces) -> Unigram:
     """The unigram model: the segmentation with the best sum of scores.
 
-    The library takes every name for text; what is no text gets a score below that of spelling it character by
-    character.
+    The library looks for every name in the text, so what is no text goes by another name here. Bytes must keep theirs:
+    a text that spells one is cut after the first character of it. Pieces that users define nearly always win, by
+    SentencePiece's own formula, whose best score is never below zero.
     """
-    lowest = min((pieces.scores[id] for id in pieces.of(Kind.NORMAL)), default=0.0) - _UNKNOWN_PENALTY
-    never = {id: lowest * (len(pieces.names[id]) + 1) for id in pieces.of(Kind.CONTROL, Kind.BYTE, Kind.UNUSED)}
-    vocab = [(name, never.get(id, pieces.scores[id])) for id, name in enumerate(pieces.names)]
+    normal = [pieces.scores[id] for id in pieces.of(Kind.NORMAL)]
+    low, high = min(normal, default=0.0), max(normal, default=0.0)
+    other = {id: (f"{_NO_TEXT}{id}", low) for id in pieces.of(Kind.CONTROL, Kind.UNKNOWN, Kind.UNUSED)}
+    other |= {id: (pieces.names[id], low) for id in pieces.of(Kind.BYTE)}
+    for id in pieces.of(Kind.USER):
+        name = pieces.names[id].replace(" ", SPACE)
+        other[id] = (name, len(name.encode()) * max(high, 0.0) - 0.1)
+    vocab = [other.get(id, (name, pieces.scores[id])) for id, name in enumerate(pieces.names)]
     unknown = next(pieces.of(Kind.UNKNOWN), None)
     fallback = sum(1 for _ in pieces.of(Kind.BYTE)) == 256
     return Unigram(vocab, unk_id=unknown, byte_fallback=fallback)

@@ -73,7 +73,7 @@ class Tokenizer:
         self._controls = vocabulary.controls
         self._rule: PieceRule | None = read_rule(vocabulary.hf)
         self._alphabet = byte_alphabet() if self._rule is not None and self._rule.byte_level else {}
-        self._pieces: dict[int, bytes] = {}
+        self._pieces: dict[int, bytes] = {id: text.encode() for id, text in vocabulary.controls.texts()}
         self._shown: dict[int, bytes] = dict.fromkeys(vocabulary.controls.ids, b"")  # without special tokens
         self.chat_template = chat_template
         self.bos_token_id = vocabulary.bos_token_id
@@ -210,7 +210,9 @@ class Tokenizer:
         if name is None:
             return b""
         # An added token is matched in raw text, so its name is its text, whatever alphabet the others are written in.
-        rule = _LITERAL if self._rule is None or id in self._added else self._rule
+        rule = self._rule
+        if rule is None or (id in self._added and rule.byte_level):
+            rule = _LITERAL
         data = piece_bytes(name, rule, self._alphabet)
         self._pieces[id] = data
         return data

@@ -61,6 +61,10 @@ class ControlTokens:
         """The id of the control token with that spelling, or None."""
         return self._by_text.get(text)
 
+    def texts(self) -> Iterator[tuple[int, str]]:
+        """(id, spelling) of each that has one."""
+        return ((id, text) for text, id in self._by_text.items())
+
     def split(self, text: str) -> Iterator[tuple[int, str, int | None]]:
         """(offset, ordinary text, control id after it) in order; the last one has no control id."""
         at = 0
