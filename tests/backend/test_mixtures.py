@@ -46,9 +46,9 @@ VARIANTS = {
 }
 
 
-def run(checkpoint, tokens, weights=None):
+def run(checkpoint, tokens, weights=None, **options):
     """[chunks, V]: the logits at the end of each chunk, and the positions where they end."""
-    driver = Driver(make_backend(checkpoint.spec, weights or checkpoint.weights), page_order=PAGES)
+    driver = Driver(make_backend(checkpoint.spec, weights or checkpoint.weights, **options), page_order=PAGES)
     driver.open(0, tokens[: CHUNKS[0]])  # a row may sample from the end of what was opened on
     logits, ends, at = [], [], 0
     for size in CHUNKS:
@@ -132,3 +132,32 @@ def test_mxfp4_experts_run_on_rounded_activations(tmp_path):
     assert per_position(logits, reference) <= CODED
     assert per_position(logits, exact) > CODED  # control: activations of full precision
     assert per_position(run(checkpoint, tokens, swapped(checkpoint.weights, 0, 0, 2))[0], reference) > CODED
+
+
+def test_a_second_start_joins_no_blocks(tmp_path):
+    model = make_zoo_model("gpt_oss")
+    checkpoint = open_checkpoint(save_mxfp4(model, tmp_path / "model"))
+    tokens = draw_tokens(model, sum(CHUNKS), 1)
+    joined = []
+    weights = replace(
+        checkpoint.weights,
+        tensors={place: watched(ref, joined) for place, ref in checkpoint.weights.tensors.items()},
+    )
+    first = run(checkpoint, tokens, weights, pack_cache=str(tmp_path / "cache"))[0]
+    assert sum(name.endswith("_blocks[0][0::2]") for name in joined) == 4  # each once, and only when packed
+    joined.clear()
+    second = run(checkpoint, tokens, weights, pack_cache=str(tmp_path / "cache"))[0]
+    assert first.tobytes() == second.tobytes()
+    assert not any("_blocks" in name for name in joined)
+
+
+def watched(ref, seen):
+    """The reference, which notes when its tensor is made."""
+    if ref.load is None:
+        return ref
+
+    def load():
+        seen.append(ref.tensor.name)
+        return ref.load()
+
+    return replace(ref, load=load)

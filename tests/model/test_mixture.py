@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import transformers as hf
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.model.zoo import MIXTURES, make_config, make_zoo_model
 
 from penstock.core import ModelFileError, limits
@@ -95,6 +97,9 @@ def test_gpt_oss_fields() -> None:
     assert (mlp.activation, mlp.bias, mlp.router_bias, mlp.clamp) == (Activation.SWIGLU_OAI, True, True, 7.0)
     with pytest.raises(ModelFileError, match=r"swiglu_alpha is 2; only 1\.702"):
         spec_of(values | {"swiglu_alpha": 2.0})
+    assert spec_of(values | {"experts_per_token": 2}) == spec
+    with pytest.raises(ModelFileError, match="experts_per_token is 3; num_experts_per_tok is another"):
+        spec_of(values | {"experts_per_token": 3})
 
 
 @pytest.mark.parametrize("name", MIXTURES)
@@ -122,3 +127,49 @@ def test_quantizations_of_other_kinds_are_refused() -> None:
     assert spec_of(config_of("gpt_oss", **mxfp4)) == spec_of(config_of("gpt_oss"))
     with pytest.raises(ModelFileError, match="mxfp4"):
         spec_of(config_of("mixtral", **mxfp4))
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 2000),
+    st.integers(10**30, 10**31),
+    st.floats(),
+    st.text(max_size=4),
+    st.lists(st.one_of(st.integers(-2, 5), st.text(max_size=2)), max_size=4),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+FIELDS = [
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "norm_topk_prob",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "layer_types",
+    "sliding_window",
+    "use_sliding_window",
+    "clip_qkv",
+    "max_window_layers",
+    "swiglu_limit",
+    "swiglu_alpha",
+    "attention_bias",
+    "qkv_bias",
+    "quantization_config",
+    "rope_parameters",
+    "n_group",
+]
+CONFIGS = {name: config_of(name) for name in MIXTURES}
+
+
+@given(st.sampled_from(MIXTURES), st.dictionaries(st.sampled_from(FIELDS), JUNK, min_size=1, max_size=4))
+def test_any_value_gives_a_spec_or_one_line(name: str, junk: dict[str, Any]) -> None:
+    try:
+        spec = spec_of(CONFIGS[name] | junk)
+    except ModelFileError as error:
+        assert str(error).startswith("config.json: ") and "\n" not in str(error)
+        return
+    for layer in spec.layers:
+        assert 0 <= layer.mlp.experts_per_token <= layer.mlp.num_experts <= limits.MAX_EXPERTS

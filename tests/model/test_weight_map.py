@@ -107,6 +107,31 @@ def test_fused_rows_are_views_in_their_order() -> None:
     assert not np.array_equal(values_of(weights.tensors["layers.0.q"]), dequantize(expected["layers.0.q"]))
 
 
+def gguf_rest(spec: DecoderSpec) -> dict[str, RawTensor]:
+    """Everything but the experts, with the names of GGUF's tables; the shared expert's gate as a vector."""
+    family, rest = family_of(), {}
+    for place, shape in places(spec).items():
+        if ".experts." not in place:
+            stem, bias, _ = place.partition(".bias")
+            key = stem.split(".", 2)[2] if stem.startswith("layers.") else stem
+            local = family.gguf_names[key] if key in family.gguf_names else GGUF_SOURCES[key][0].name
+            name = ("blk.0." if stem.startswith("layers.") else "") + local + (bias or ".weight")
+            rest[name] = raw(name, Storage.F32, shape[1:] if key == "shared.router" else shape)
+    return rest
+
+
+def test_the_oldest_mixtures_have_a_tensor_an_expert() -> None:
+    spec = spec_of(replace(MIXTURE, bias=False))
+    own = {}
+    for place, shape in places(spec).items():
+        if ".experts." in place:
+            _, _, _, expert, part = place.split(".")
+            own[place] = raw(f"blk.0.ffn_{part}.{expert}.weight", Storage.Q8_0, shape)
+    files = [file_of(gguf_rest(spec) | {tensor.name: tensor for tensor in own.values()})]
+    _, weights = fill(spec, family_of(), files, b"", gguf=True)
+    assert all(weights.tensors[place].tensor is tensor for place, tensor in own.items())
+
+
 @given(st.sampled_from([Storage.F32, Storage.Q8_0, Storage.Q4_0]), st.integers(0, 99))
 def test_stacks_are_views_of_each_expert(storage: Storage, seed: int) -> None:
     spec = spec_of(replace(MIXTURE, bias=False))
@@ -118,16 +143,8 @@ def test_stacks_are_views_of_each_expert(storage: Storage, seed: int) -> None:
             ("down", (EXPERTS, HIDDEN, WIDE)),
         )
     }
-    family = family_of()
-    rest = {}
-    for place, shape in places(spec).items():
-        if ".experts." not in place:
-            stem, bias, _ = place.partition(".bias")
-            key = stem.split(".", 2)[2] if stem.startswith("layers.") else stem
-            local = family.gguf_names[key] if key in family.gguf_names else GGUF_SOURCES[key][0].name
-            name = ("blk.0." if stem.startswith("layers.") else "") + local + (bias or ".weight")
-            rest[name] = raw(name, Storage.F32, shape[1:] if key == "shared.router" else shape)  # stored as a vector
-    _, weights = fill(spec, family, [file_of(rest | stacks)], b"", gguf=True)
+    rest = gguf_rest(spec)
+    _, weights = fill(spec, family_of(), [file_of(rest | stacks)], b"", gguf=True)
     for name in ("gate", "up", "down"):
         stack = stacks[f"blk.0.ffn_{name}_exps.weight"]
         flat = replace(stack, shape=(stack.shape[0] * stack.shape[1], stack.shape[2]))

@@ -59,6 +59,9 @@ def _check(config: Fields) -> None:
     alpha = config.optional_number("swiglu_alpha")
     if alpha is not None and alpha != _ALPHA:
         raise config.error(f"swiglu_alpha is {alpha:g}; only {_ALPHA} is supported.")
+    named = config.get("experts_per_token")  # published beside num_experts_per_tok
+    if named is not None and named != config.get("num_experts_per_tok"):
+        raise config.error(f"experts_per_token is {shown(named)}; num_experts_per_tok is another.")
     quantization = config.get("quantization_config")
     if quantization is not None:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
