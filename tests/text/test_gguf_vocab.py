@@ -91,7 +91,12 @@ def test_turn_ends_are_end_tokens():
 
 def test_template_in_the_metadata():
     metadata = byte_level_metadata() | {"tokenizer.chat_template": "{{ messages[0].content }}{{ eos_token }}"}
-    assert load_gguf_tokenizer(metadata).encode_chat([{"role": "user", "content": "ab"}]) == (3, 4)
+    messages = [{"role": "user", "content": "ab"}]
+    assert load_gguf_tokenizer(metadata).encode_chat(messages) == (3, 4)
+    tool = {"type": "function", "function": {"name": "f"}}
+    two = metadata | {"tokenizer.chat_template.tool_use": "{{ messages[0].content * 2 }}"}
+    assert load_gguf_tokenizer(two).encode_chat(messages, tools=[tool]) == (3, 3)
+    assert load_gguf_tokenizer(two).encode_chat(messages) == (3, 4)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.core import InvalidRequest, limits
 from penstock.text.marks import Marked
@@ -49,3 +51,16 @@ def test_escapes_of_a_mark_can_not_be_forged():
     marked = Marked(CONTROLS, messages, None, frozenset())
     assert marked.end_mark == "\ue001end\ue001"
     assert marked.restore(marked.messages[0]["content"]) == messages[0]["content"]
+
+
+QUOTED = ControlTokens([ControlToken(1, '<|"|>'), ControlToken(2, "<s>"), ControlToken(4, "a\\b")])
+
+
+@given(st.text(alphabet='<|">s\\ab\n\ue000\ue001é0u'), st.sampled_from(["", "<", "<|", '<|"', "x"]), st.booleans())
+def test_no_text_becomes_a_token_whatever_stands_around_it_and_json_stays_json(text, before, as_ascii):
+    marked = Marked(QUOTED, [{"role": "user", "content": text}], None, frozenset())
+    hidden = marked.messages[0]["content"]
+    around = before + hidden + "|>"
+    assert all(start < len(before) or end > len(before + hidden) for start, end in QUOTED.occurrences(around))
+    assert marked.restore(hidden) == text
+    assert json.loads(marked.restore(json.dumps(hidden, ensure_ascii=as_ascii))) == text

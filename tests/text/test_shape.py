@@ -132,3 +132,9 @@ def test_trials_leave_no_traces():
     """A template may change its lists; the next one's trials are the same."""
     source = OBJECTS + "{% set _ = messages.append(messages[0]) %}{% set _ = messages[0].tool_calls or [].append(1) %}"
     assert shape_of(source) == shape_of(source) == shape_of(OBJECTS)
+
+
+def test_names_and_ids_reach_the_template():
+    source = "{% for m in messages %}{{ m.role }} {{ m.name }} {{ m.tool_call_id }};{{ m.content }}{% endfor %}"
+    messages = [{**USER, "name": "ann"}, {"role": "tool", "tool_call_id": "t1", "name": "add", "content": "22"}]
+    assert show(source, messages) == "user ann ;xtool add t1;22"

@@ -15,6 +15,7 @@ from penstock.core import InvalidRequest, limits
 from penstock.text.vocab import ControlTokens
 
 _FIXED_KEYS = frozenset({"role", "type"})
+_ESCAPED_BY_JSON = re.compile(r"""["\\\x00-\x1f]+""")
 _ESCAPED = re.compile(r"\\u([eE][0-9a-fA-F]{3}|[fF][0-8][0-9a-fA-F]{2})")
 
 
@@ -84,10 +85,24 @@ class Marked:
             return text
         parts, at = [], 0
         for start, end in spans:
-            parts += [text[at:start], f"{self._fence}{len(self._texts)}{self._fence}"]
-            self._texts.append(text[start:end])
+            parts += [text[at:start], self._hidden(text[start:end])]
             at = end
         return "".join([*parts, text[at:]])
+
+    def _hidden(self, text: str) -> str:
+        """A risky span as marks; what JSON escapes stays between them, so that a template's `tojson` sees it."""
+        runs = _ESCAPED_BY_JSON.split(text)
+        if not any(runs):
+            return self._mark_for(text)
+        escaped = [*_ESCAPED_BY_JSON.findall(text), ""]
+        return "".join(self._mark_for(run) + between for run, between in zip(runs, escaped, strict=True))
+
+    def _mark_for(self, text: str) -> str:
+        """The mark that stands for a text; no text needs none."""
+        if not text:
+            return ""
+        self._texts.append(text)
+        return f"{self._fence}{len(self._texts) - 1}{self._fence}"
 
 
 def _collect(value: Any, used: set[str], depth: int) -> None:
