@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import resource
@@ -47,6 +48,7 @@ class Worker:
             os.close(self.told)
             resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_BYTES, ADDRESS_BYTES))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            faulthandler.disable()  # a crash is told by the exit code
             self._answer(ask_read, told_write)
             os._exit(0)
         except BaseException:
@@ -99,7 +101,9 @@ class Worker:
         os.close(self.told)
         self.pid = 0
         shutil.rmtree(self.folder, ignore_errors=True)
-        return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {os.waitstatus_to_exitcode(status)}"
+        return (
+            f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {os.waitstatus_to_exitcode(status)}"
+        )
 
 
 def run_all(seeds: Iterable[int], worker: Worker, hang_s: float = HANG_S) -> Iterator[tuple[int, Outcome]]:

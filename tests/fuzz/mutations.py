@@ -28,13 +28,49 @@ INTEGERS += [2**40, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -1, -2, -(2**31),
 FAMILIES = ["llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text"]
 FAMILIES += ["phi3", "olmo2", "olmoe", "granite", "smollm3", "gpt_oss", "gpt-oss", "gemma3", "deepseek_v3", "bert", ""]
 ROPES = ["default", "linear", "dynamic", "llama3", "yarn", "longrope", "su", "mrope", "", None]
-KEYS = """num_experts num_local_experts num_experts_per_tok moe_intermediate_size shared_expert_intermediate_size
-    sliding_window layer_types head_dim rope_scaling rope_parameters partial_rotary_factor attention_bias mlp_bias
-    attn_logit_softcapping final_logit_softcapping query_pre_attn_scalar embedding_multiplier residual_multiplier
-    logits_scaling attention_multiplier no_rope_layers no_rope_layer_interval quantization_config text_config dtype
-    decoder_sparse_step mlp_only_layers norm_topk_prob clip_qkv swiglu_limit max_window_layers use_sliding_window
-    sliding_window_pattern rope_local_base_freq original_max_position_embeddings num_key_value_heads vocab_size
-    num_hidden_layers hidden_size intermediate_size max_position_embeddings""".split()
+KEYS = [
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "sliding_window",
+    "layer_types",
+    "head_dim",
+    "rope_scaling",
+    "rope_parameters",
+    "partial_rotary_factor",
+    "attention_bias",
+    "mlp_bias",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "query_pre_attn_scalar",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
+    "attention_multiplier",
+    "no_rope_layers",
+    "no_rope_layer_interval",
+    "quantization_config",
+    "text_config",
+    "dtype",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "norm_topk_prob",
+    "clip_qkv",
+    "swiglu_limit",
+    "max_window_layers",
+    "use_sliding_window",
+    "sliding_window_pattern",
+    "rope_local_base_freq",
+    "original_max_position_embeddings",
+    "num_key_value_heads",
+    "vocab_size",
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+]
 _MAX_LIST = 3000
 
 
@@ -118,7 +154,9 @@ def spoil_text(data: bytes, chance: random.Random) -> bytes:
     if what == 2:
         return data.replace(b": 1", b": " + b"1" * chance.choice([20, 400, 5000, 100_000]), 1)
     if what == 3:
-        return chance.choice([b"", b"\xef\xbb\xbf" + data, data.decode("utf-8").encode("utf-16"), b"null", b"7", b"\x00" * 100])
+        return chance.choice(
+            [b"", b"\xef\xbb\xbf" + data, data.decode("utf-8").encode("utf-16"), b"null", b"7", b"\x00" * 100]
+        )
     if what == 4:
         return data[:at] + chance.choice([b"\xff\xfe", b"\xed\xa0\x80", b"\\ud800", b'"', b"\\", b"\x00"]) + data[at:]
     if what == 5:
@@ -248,9 +286,11 @@ def _tensor(draft: GgufDraft, chance: random.Random) -> None:
     elif what == 5:
         draft.tensors.remove(each)
     elif what == 6:
-        draft.tensors.append(GgufTensor(chance.choice([each.name, b"rope_freqs.weight", b"more"]), each.dims, 0, each.offset))
+        draft.tensors.append(
+            GgufTensor(chance.choice([each.name, b"rope_freqs.weight", b"more"]), each.dims, 0, each.offset)
+        )
     else:
-        each.dims = each.dims + [chance.choice([1, 1, *INTEGERS])]
+        each.dims = [*each.dims, chance.choice([1, 1, *INTEGERS])]
 
 
 def _body(draft: GgufDraft, chance: random.Random) -> None:
@@ -258,7 +298,16 @@ def _body(draft: GgufDraft, chance: random.Random) -> None:
     draft.alignment = chance.choice([1, 8, 32, 64, 4096])
 
 
-_GGUF: list[Callable[[GgufDraft, random.Random], None]] = [_count, _key, _key, _key, _tensor, _tensor, _body, _architecture]
+_GGUF: list[Callable[[GgufDraft, random.Random], None]] = [
+    _count,
+    _key,
+    _key,
+    _key,
+    _tensor,
+    _tensor,
+    _body,
+    _architecture,
+]
 
 
 def case(seed: int) -> dict[str, bytes]:
@@ -293,5 +342,3 @@ def spoiled(name: str, held: Any, chance: random.Random) -> bytes:
 def plain(held: Any) -> bytes:
     """A file's bytes as they should be."""
     return held.written() if isinstance(held, SafetensorsDraft) else json.dumps(held).encode()
-
-

@@ -84,7 +84,7 @@ def attempt(path: Path, opener: Open = open_model) -> Outcome:
     if kind == "refused" and (fault := line_fault(said, path)):
         kind, said = "line", f"{fault}: {said}"
     size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
-    if kind == "refused" and grown > ALLOWED_BYTES + size:
+    if kind == "refused" and grown > ALLOWED_BYTES + 2 * size:  # the file's own mapped pages are counted too
         kind, said = "memory", f"{grown:,} bytes for {size:,} on disk: {said}"
     return Outcome(kind, said[:MAX_LINE], grown)
 

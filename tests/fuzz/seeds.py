@@ -99,7 +99,9 @@ class GgufDraft:
     cut: bytes = field(default=b"")
 
     def written(self) -> bytes:
-        keys = b"".join(text(name) + struct.pack("<I", kind % 2**32) + value(kind, held) for name, kind, held in self.keys)
+        keys = b"".join(
+            text(name) + struct.pack("<I", kind % 2**32) + value(kind, held) for name, kind, held in self.keys
+        )
         infos = b"".join(
             text(each.name)
             + struct.pack("<I", (len(each.dims) if each.rank is None else each.rank) % 2**32)
@@ -184,7 +186,7 @@ def gguf_name(name: str) -> bytes:
 
 def gguf(tokenizer: str) -> GgufDraft:
     """The model as a GGUF file, with a "gpt2" or "llama" tokenizer."""
-    spelled = [*TOKENS, "he"] if tokenizer == "gpt2" else [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "he"]
+    spelled = [*TOKENS, "he"] if tokenizer == "gpt2" else [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "e"]
     types = [2, 3, 3, *([1] * 256 if tokenizer == "gpt2" else [6] * 256), 1]
     keys: list[tuple[bytes, int, Any]] = [
         (b"general.architecture", STRING, b"llama"), (b"general.alignment", U32, 32), (b"general.name", STRING, b"x"),
@@ -226,6 +228,13 @@ def sharded() -> dict[str, Any]:
     """The same with two weight files and an index."""
     names = list(SHAPES)
     shards = {"model-00001-of-00002.safetensors": names[:5], "model-00002-of-00002.safetensors": names[5:]}
-    index = {"metadata": {"total_size": 1}, "weight_map": {name: shard for shard, held in shards.items() for name in held}}
+    index = {
+        "metadata": {"total_size": 1},
+        "weight_map": {name: shard for shard, held in shards.items() for name in held},
+    }
     files = {name: held for name, held in folder().items() if name != "model.safetensors"}
-    return {**files, "model.safetensors.index.json": index, **{name: safetensors(held) for name, held in shards.items()}}
+    return {
+        **files,
+        "model.safetensors.index.json": index,
+        **{name: safetensors(held) for name, held in shards.items()},
+    }

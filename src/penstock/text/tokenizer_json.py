@@ -20,6 +20,7 @@ from penstock.text.patterns import check_pattern
 from penstock.text.vocab import ControlToken, ControlTokens, looks_like_control
 
 _PATTERN = re.compile(rb'"Regex"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
+_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
 _MAX_STEPS_CHARS = 4 * 1024 * 1024  # of the normalizer, which may carry a map of characters
 
 
@@ -93,6 +94,17 @@ def _check_before(path: Path, data: bytes) -> None:
         raise ModelFileError(f"{path}: {count} added tokens, at most {limits.MAX_ADDED_TOKENS} are taken.")
     with named_failures(path):
         _check_patterns(json.loads(match[1]) for match in _PATTERN.finditer(data))
+        if b'"merges"' in data and _PREFIX.search(data):
+            _check_merges(json.loads(data)["model"])
+
+
+def _check_merges(model: Mapping[str, Any]) -> None:
+    """Passes merges whose second pieces can lose their prefix: the library panics, and prints that it does."""
+    shortest = len(model["continuing_subword_prefix"].encode())
+    for merge in model["merges"]:
+        second = (merge.split(" ") if isinstance(merge, str) else merge)[1]
+        if len(second.encode()) < shortest:
+            raise ModelFileError(f"a merge's second piece {second[:40]!r} is shorter than continuing_subword_prefix.")
 
 
 def _check_after(path: Path, hf: HfTokenizer) -> int:
