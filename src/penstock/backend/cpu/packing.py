@@ -121,7 +121,7 @@ def _pack_place(weights: WeightMap, place: str, shape: tuple[int, int], packer: 
     if raw.shape != shape:
         raise ModelFileError(f"{place} has shape {raw.shape}; the model needs {shape}.")
     packed = pack(raw, ref.rows, packer=packer)
-    if packed.layout is Layout.CODES:
+    if packed.layout is Layout.CODES or ref.rows is not None:  # what was copied
         drop_pages(raw.data)
     return packed
 
