@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock import _native
 from penstock.formats import CODE_FORMATS, CodeFormat, Layout, ScaleForm, Storage, unpack
-from penstock.formats.packed import empty
+from penstock.formats.packed import consistent, empty
 from penstock.formats.tiles import pack_codes
 
 TIERS = _native.tiers()
@@ -302,6 +304,41 @@ def test_hostile_matrix_is_refused(change):
     _native.Matrix(**good)
     with pytest.raises(ValueError):
         _native.Matrix(**(good | change))
+
+
+def taken(packed):
+    try:
+        native_matrix(packed)
+    except ValueError:
+        return False
+    return True
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_the_core_takes_what_the_formats_call_consistent(data):
+    """A cache file's numbers and sizes are believed by both or by neither."""
+    form = (
+        data.draw(st.sampled_from(list(CODE_FORMATS.values())))
+        if data.draw(st.booleans())
+        else CodeFormat(
+            data.draw(st.integers(1, 9)),
+            data.draw(st.sampled_from([16, 24, 32, 48, 64, 128, 256, 512])),
+            data.draw(st.sampled_from([0, 32, 64, 128, 256, 512])),
+            data.draw(st.integers(0, 256)),
+            data.draw(st.booleans()),
+            data.draw(st.sampled_from(ScaleForm)),
+            data.draw(st.sampled_from([b"", bytes(16), bytes(15)])),
+        )
+    )
+    k = data.draw(st.sampled_from([32, 48, 64, 96, 256, 320, 512]))
+    packed = empty(form, data.draw(st.integers(1, 40)), k)
+    name = data.draw(st.sampled_from(["codes", "scales", "subscales", "mins", "codebook"]))
+    array = getattr(packed, name)
+    size = max(0, (0 if array is None else array.size) + data.draw(st.sampled_from([0, 0, 0, -1, 1, -64, 64])))
+    packed = replace(packed, **{name: np.zeros(size, np.uint8) if size else None})
+    if packed.codes is not None and packed.scales is not None:
+        assert taken(packed) == consistent(packed)
 
 
 @pytest.mark.parametrize(
