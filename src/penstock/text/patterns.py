@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from penstock.core import ModelFileError, limits
 
-_MAX_UNBOUNDED = 3  # on one path; published patterns have two
+_MAX_UNBOUNDED = 2  # on one path, as published patterns have
 _MAX_VARYING = 8  # on one path, alternations counted; published patterns have five
 _MAX_DEPTH = 16
 _WIDE = 16  # a repeat that can vary by more than this counts as endless
