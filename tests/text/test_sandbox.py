@@ -25,6 +25,7 @@ HARMLESS = [
     "{{ d.items()|list }}{{ d|dictsort }}{{ d.get('k', 1) }}{{ 'k' in d }}{{ missing }}{{ missing is defined }}{{ xs == [1, 2] }}",
     "{{ 'a,b'.split(',')[-1] }}{{ ' x '.strip() }}{{ 'aXb'.replace('X', '-') }}{{ '-'.join(['a', 'b']) }}{{ 'ab'|indent(2, true) }}",
     "{{ 7 // 2 }} {{ 7 % 2 }} {{ 3 * 'ab' }} {{ [1] + [2] }} {{ -1 }} {{ 1 < 2 < 3 }} {{ xs|selectattr('real', 'eq', 2)|list }}",
+    "{{ 'a{}b{}'.format(1, 'x') }}{{ '{1}{0}{{}}{n}'.format(1, 2, n=xs) }}{{ '%s: %d%%' % ('a', 7) }}{{ '%s' % d }}",
     "{% filter upper %}abc{% endfilter %}{% for k, v in d.items() %}{{ k }}{% for x in v recursive %}{{ x }}{% endfor %}{% endfor %}",
 ]
 
@@ -80,6 +81,14 @@ BOMBS = [
     "{{ 'a'.zfill(1000000000) }}",
     "{{ '\t'.expandtabs(1000000000) }}",
     "{{ lipsum(n=1000000) }}",
+    "{{ '{0:>{1}}'.format(1, 1000000000) }}",
+    "{{ '%*d' % (1000000000, 1) }}",
+    "{{ '%.1000000000f' % 1 }}",
+    "{% set s = 'a' * 100000 %}{{ ('{0}' * 10000).format(s) }}",
+    "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = '{0}{0}'.format(ns.x) %}{% endfor %}",
+    "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = '%s%s' % (ns.x, ns.x) %}{% endfor %}",
+    "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ '%s' % (ns.x,) }}",
+    "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ '{}'.format(ns.x) }}",
     "{% set s = 'a' * 1000000 %}{% macro f() %}{% for i in range(99999) %}{{ s }}{% endfor %}{% endmacro %}{{ f() }}",
     "{% macro f() %}{% for i in range(99999) %}" + "x" * 9000 + "{% endfor %}{% endmacro %}{{ f() }}",
 ]
@@ -93,6 +102,11 @@ def test_bombs_are_stopped(source):
 
 
 ESCAPES = [
+    "{{ '{0.__class__}'.format(xs) }}",
+    "{{ '{0[0].__class__}'.format(xs) }}",
+    "{{ '{0!r:x}'.format(xs) }}",
+    "{{ 'a'.format.text.__class__ }}",
+    "{{ 'a'.format.__call__.__globals__ }}",
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "{{ ''['__class__'] }}",
     "{{ ''|attr('__class__') }}",

@@ -1,6 +1,7 @@
 import pytest
 
-from penstock.core import InvalidRequest
+from penstock.core import InvalidRequest, limits
+from penstock.text.budget import RenderBudget
 from penstock.text.template import CompiledTemplate
 
 
@@ -19,3 +20,14 @@ def test_other_failures_are_one_quiet_line(source):
     with pytest.raises(InvalidRequest, match="does not understand") as caught:
         CompiledTemplate(source, {}, "here").render({})
     assert "_x" not in str(caught.value)
+
+
+def test_trials_are_short():
+    """A template that works itself to death on each trial is stopped long before a request's limit."""
+    waste = "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}"
+    assert CompiledTemplate(waste + "{{ messages }}", {}, "here").shape.dropped == set()
+    spent = RenderBudget(limits.MAX_TRIAL_STEPS, limits.MAX_TRIAL_WORK_CHARS)
+    with pytest.raises(InvalidRequest, match="too many steps"):
+        CompiledTemplate(waste, {}, "here").render({}, spent)
+    enough = "{% for i in range(60000) %}{% endfor %}{{ messages[0].content }}"
+    assert CompiledTemplate(enough, {}, "here").shape.parts == set()

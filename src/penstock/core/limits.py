@@ -46,6 +46,8 @@ MAX_TEMPLATE_CHARS: Final = 256 * 1024
 MAX_RENDERED_CHARS: Final = 16 * 1024 * 1024
 MAX_RENDER_STEPS: Final = 2_000_000
 MAX_RENDER_WORK_CHARS: Final = 256 * 1024 * 1024
+MAX_TRIAL_STEPS: Final = 100_000  # a trial conversation has four short messages
+MAX_TRIAL_WORK_CHARS: Final = 8 * 1024 * 1024
 
 # Streams.
 MAX_STREAM_BUFFER_BYTES: Final = 64 * 1024

@@ -7,6 +7,7 @@ imports or unlisted filters), and whatever it does ends within its `RenderBudget
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -41,6 +42,8 @@ _STR_METHODS = frozenset((
 # fmt: on
 # Published templates keep queues in lists of their own; what a rendering is given is a copy made for it.
 _LIST_METHODS = frozenset(("append", "pop"))
+_PLAIN_PERCENT = re.compile(r"(?:[^%]|%[%ds])*")
+_PLAIN_PLACES = re.compile(r"(?:[^{}]|\{\{|\}\}|\{\w{0,64}\})*")
 # Filters that look at everything in a value, and those that go once over its members.
 _DEEP = frozenset(
     {"capitalize", "dictsort", "e", "escape", "float", "groupby", "indent", "int", "join", "lower", "max", "min"}
@@ -170,6 +173,30 @@ def _paid(node: nodes.Expr, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
+class PlainFormat:
+    """`str.format` of one text.
+
+    Args:
+        text: with places such as {}, {0} and {name}; no attributes, keys, conversions or widths.
+    """
+
+    __slots__ = ("places", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.places = text.count("{")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> str:
+        """The text with its places filled.
+
+        Raises:
+            SecurityError: a place is more than a name or a number.
+        """
+        if not _PLAIN_PLACES.fullmatch(self.text):
+            raise SecurityError("format takes plain places only")
+        return self.text.format(*args, **kwargs)
+
+
 class Generation(Extension):
     """The tag `{% generation %}`, which marks answers for trainers: its body is rendered as it stands."""
 
@@ -220,7 +247,10 @@ class MeteredSandbox(ImmutableSandboxedEnvironment):
         budget = _budget(__context)
         budget.step()
         owner = getattr(__obj, "__self__", None)
-        if isinstance(owner, (list, tuple)):
+        if isinstance(__obj, PlainFormat):
+            size = sum(budget.measure(value) for value in (*args, *kwargs.values()))
+            budget.chars(len(__obj.text) + __obj.places * size)
+        elif isinstance(owner, (list, tuple)):
             budget.step(len(owner) // 1024)  # taking the first of a list moves all the others
             for value in args:
                 budget.measure(value)
@@ -228,9 +258,10 @@ class MeteredSandbox(ImmutableSandboxedEnvironment):
             _check_str_call(budget, owner, getattr(__obj, "__name__", ""), args)
         return budget.built(super().call(__context, __obj, *args, **kwargs))
 
-    def wrap_str_format(self, value: Any) -> None:
-        """No str.format at all: a width in it can ask for gigabytes."""
-        return None
+    def wrap_str_format(self, value: Any) -> PlainFormat | None:
+        """`str.format` for plain places; other ways to format stay out: a width can ask for gigabytes."""
+        owner = getattr(value, "__self__", None)
+        return PlainFormat(owner) if isinstance(owner, str) and value.__name__ == "format" else None
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Plain data's public names; of strings only the methods that can't make them much longer."""
@@ -242,9 +273,12 @@ class MeteredSandbox(ImmutableSandboxedEnvironment):
 
 
 def _check_binop(budget: RenderBudget, operator: str, left: Any, right: Any) -> None:
-    """Refuses powers and string formatting; pays for sequences that are joined or repeated."""
-    if operator == "**" or (operator == "%" and isinstance(left, str)):
+    """Refuses powers and formatting with widths; pays for sequences that are joined or repeated."""
+    if operator == "**" or (operator == "%" and isinstance(left, str) and not _PLAIN_PERCENT.fullmatch(left)):
         raise SecurityError(f"the operator {operator}")
+    if operator == "%" and isinstance(left, str):
+        budget.chars(len(left) + budget.measure(right))
+        return
     for value in (left, right):
         if isinstance(value, int):
             budget.measure(value)

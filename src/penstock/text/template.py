@@ -52,8 +52,8 @@ class CompiledTemplate:
         """The form in which it takes messages, found by rendering small ones."""
         return probe(self._shown, takes_tools="tools" in self.reads, developer=bool(_DEVELOPER.search(self.source)))
 
-    def render(self, values: Mapping[str, Any]) -> str:
-        """The text for messages, tools and options, within its limits.
+    def render(self, values: Mapping[str, Any], budget: RenderBudget | None = None) -> str:
+        """The text for messages, tools and options, within its limits (a request's, if no budget is given).
 
         Raises:
             InvalidRequest: the template refuses the messages, fails over them, or is stopped.
@@ -61,7 +61,7 @@ class CompiledTemplate:
         pieces: list[str] = []
         size = 0
         try:
-            for piece in self._template.generate({**self._values, **values, BUDGET: RenderBudget()}):
+            for piece in self._template.generate({**self._values, **values, BUDGET: budget or RenderBudget()}):
                 size += len(piece)
                 if size > limits.MAX_RENDERED_CHARS:
                     raise BudgetSpent("too long a prompt")
@@ -81,7 +81,8 @@ class CompiledTemplate:
     def _shown(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str | None:
         """What it makes of a trial conversation; None where it fails."""
         try:
-            return self.render(deepcopy({**_TRIAL, "messages": messages, "tools": tools}))  # templates may change lists
+            values = deepcopy({**_TRIAL, "messages": messages, "tools": tools})  # templates may change lists
+            return self.render(values, RenderBudget(limits.MAX_TRIAL_STEPS, limits.MAX_TRIAL_WORK_CHARS))
         except InvalidRequest:
             return None
 
