@@ -4,6 +4,7 @@ Nothing of penstock is used, so that its reader is compared with a second opinio
 name, for controls.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -46,14 +47,28 @@ def make_model(name: str, wide: bool = False) -> PreTrainedModel:
     return make_zoo_model(name, wide, **FORCED.get(name, {}))
 
 
-def write(model: PreTrainedModel, path: Path, kind: str = "F32", without: str = "", **keys: object) -> Path:
-    """One GGUF file; `without` leaves out "permutation", "norms", "halves", "factors"; `keys` are added or replaced."""
+Tensors = dict[str, np.ndarray]
+
+
+def write(
+    model: PreTrainedModel,
+    path: Path,
+    kind: str = "F32",
+    without: str = "",
+    change: Callable[[Tensors], Tensors] = lambda tensors: tensors,
+    **keys: object,
+) -> Path:
+    """One GGUF file.
+
+    `without` leaves out "permutation", "norms", "halves" or "factors"; `change` has the last word on tensors, `keys` on
+    metadata.
+    """
     config = model.config
     architecture = ARCHITECTURES[config.model_type]
     writer = GGUFWriter(path, architecture)
     for key, value in (metadata(config, architecture) | {k.replace("__", "."): v for k, v in keys.items()}).items():
         add_key(writer, key if key.startswith("tokenizer.") else f"{architecture}.{key}", value)
-    for name, values in tensors(model, architecture, without).items():
+    for name, values in change(tensors(model, architecture, without)).items():
         add_tensor(writer, name, values, GGMLQuantizationType[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

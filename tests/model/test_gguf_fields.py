@@ -92,13 +92,11 @@ def test_llama_is_also_mistral_and_mixtral():
 
 
 def test_experts_of_the_qwens():
-    shared = ["blk.0.ffn_gate_inp_shexp.weight"]
-    found = config("qwen2moe", shared, expert_count=6, expert_used_count=3)
+    found = config("qwen2moe", expert_count=6, expert_used_count=3)
     assert (found["moe_intermediate_size"], found["shared_expert_intermediate_size"]) == (32, 96)
     assert found["norm_topk_prob"] is False and found["num_experts"] == 6
     found = config(
         "qwen2moe",
-        shared,
         expert_count=6,
         expert_used_count=3,
         expert_feed_forward_length=40,

@@ -132,7 +132,7 @@ def _qwen_moe(model_type: str, norm_topk: bool) -> Callable[[Keys, Config, Mappi
         wide, used = config["intermediate_size"], config["num_experts_per_tok"]
         config["moe_intermediate_size"] = keys.integer("expert_feed_forward_length", max(wide // used, 1))
         config |= {"norm_topk_prob": norm_topk, "decoder_sparse_step": 1, "mlp_only_layers": []}
-        if "blk.0.ffn_gate_inp_shexp.weight" in tensors:
+        if model_type == "qwen2_moe":
             config["shared_expert_intermediate_size"] = keys.integer("expert_shared_feed_forward_length", wide)
 
     return read
