@@ -123,12 +123,17 @@ def download(hub: StubHub, request: BaseHTTPRequestHandler, name: str, revision:
     if hub.redirect and here:
         return fail(request, 302, "", Location=f"{hub.elsewhere}{request.path}")
     data = hub.changed.get(path, repo.files[path])
-    start = int((request.headers.get("Range") or "bytes=0-")[6:-1])
-    if hub.ignore_range or not start:
+    span = request.headers.get("Range")
+    if hub.ignore_range or not span:
         return send(request, data, hub=hub)
+    start, last = (int(number) for number in span.removeprefix("bytes=").split("-"))
+    last = min(last, len(data) - 1)
     if start >= len(data):
         return fail(request, 416, "")
-    return send(request, data[start:], 206, hub, **{"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"})
+    return send(request, data[start : last + 1], 206, hub, **{"Content-Range": f"bytes {start}-{last}/{len(data)}"})
+
+
+WARNING = "everyone; is warned about something"
 
 
 def send(
@@ -136,6 +141,7 @@ def send(
 ) -> None:
     request.send_response(status)
     request.send_header("Content-Length", str(len(body)))
+    request.send_header("X-HF-Warning", WARNING)
     for name, value in headers.items():
         request.send_header(name, value)
     request.end_headers()

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from penstock.model import open_checkpoint
 from penstock.model.hub import Hub, Watcher, hub_reference, resolve_model
 from penstock.model.manifest import read_manifest
 from penstock.model.repo_cache import RepoCache, cache_folder, find_pulled
+from penstock.text import load_tokenizer
 
+BUNDLED = Path(__file__).parents[2] / "src/penstock/models/bundled"
 WEIGHTS = bytes(range(256)) * 4096  # 1 MiB
 SMALL = {"config.json": b"{}", "tokenizer.json": b"{ }", "chat_template.jinja": b"x", "README.md": b"# x"}
 CODE = {"modeling_x.py": b"1", "pytorch_model.bin": b"p" * 2000, "x.pkl": b"p", "tf_model.h5": b"p", "weights.pt": b"p"}
@@ -91,6 +94,7 @@ def test_a_pulled_model_is_found_without_the_hub(hub: Hub) -> None:
     path = pull(hub).path
     unreachable = Hub("http://127.0.0.1:9", None, hub.cache)
     assert resolve_model("org/tiny", hub=unreachable) == path
+    assert refusal(unreachable, "org/tiny").startswith("org/tiny: the hub cannot be reached (")
     with pytest.raises(ModelFileError, match=r"org/other: not on disk, not in the cache, and the hub cannot be"):
         resolve_model("org/other", hub=unreachable)
 
@@ -108,7 +112,7 @@ def test_a_broken_connection_is_continued_where_it_broke(hub: Hub, stub: StubHub
     waits: list[float] = []
     found = pull(hub, waits=waits)
     ranges = [span for path, span in stub.downloads() if path.endswith("safetensors")]
-    assert ranges == ["", "bytes=300000-", "bytes=500000-"] and len(waits) == 2
+    assert ranges == ["", "bytes=300000-1048575", "bytes=500000-1048575"] and len(waits) == 2
     assert (found.path / "model.safetensors").read_bytes() == WEIGHTS
 
 
@@ -123,7 +127,7 @@ def test_a_pull_that_was_interrupted_is_continued_by_the_next(hub: Hub, stub: St
     assert find_pulled("org/tiny", None, cache=hub.cache) is None
     stub.asked.clear()
     assert pull(hub).fetched_bytes < len(WEIGHTS) - 299_000
-    assert stub.downloads()[0] == (f"/org/tiny/resolve/{TINY.commit}/model.safetensors", "bytes=300000-")
+    assert stub.downloads()[0] == (f"/org/tiny/resolve/{TINY.commit}/model.safetensors", "bytes=300000-1048575")
 
 
 @pytest.mark.parametrize("ignored", [False, True], ids=["416 or wrong bytes", "range ignored"])
@@ -137,6 +141,22 @@ def test_a_bad_beginning_is_replaced(hub: Hub, stub: StubHub, left: bytes, ignor
     (blobs / f"{entry('m', WEIGHTS)['lfs']['oid']}.incomplete").write_bytes(left)
     assert (pull(hub).path / "model.safetensors").read_bytes() == WEIGHTS
     assert not list(blobs.glob("*.incomplete"))
+
+
+def test_a_file_too_large_for_one_answer_comes_in_several(
+    hub: Hub, stub: StubHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.model.transfer.MAX_ANSWER_BYTES", 400_000)
+    waits: list[float] = []
+    assert (pull(hub, waits=waits).path / "model.safetensors").read_bytes() == WEIGHTS
+    ranges = [span for path, span in stub.downloads() if path.endswith("safetensors")]
+    assert ranges == ["bytes=0-399999", "bytes=400000-799999", "bytes=800000-1048575"] and waits == []
+
+
+def test_two_pulls_at_once_fetch_every_file_once(hub: Hub, stub: StubHub) -> None:
+    with ThreadPoolExecutor(2) as both:
+        paths = [each.result().path for each in [both.submit(pull, hub) for _ in range(2)]]
+    assert paths[0] == paths[1] and len({path for path, _ in stub.downloads()}) == len(stub.downloads())
 
 
 def test_a_hub_that_stays_away_is_given_up_and_what_arrived_is_kept(hub: Hub, stub: StubHub) -> None:
@@ -239,16 +259,14 @@ def test_an_answer_without_sense_is_one_line(hub: Hub, stub: StubHub) -> None:
 
 
 def test_code_beside_a_model_is_neither_fetched_nor_run(hub: Hub, stub: StubHub, tmp_path: Path) -> None:
-    bundled = Path(__file__).parents[2] / "src/penstock/models/bundled"
-    files = {path.name: path.read_bytes() for path in bundled.iterdir() if path.suffix != ".md"}
+    files = {path.name: path.read_bytes() for path in BUNDLED.iterdir() if path.suffix != ".md"}
     trap = f"open({str(tmp_path / 'ran')!r}, 'w')"
     config = files["config.json"].rstrip().removesuffix(b"}") + b', "auto_map": {"AutoModel": "modeling_x.M"}}'
     files |= {"config.json": config, "modeling_x.py": trap.encode(), "pytorch_model.bin": trap.encode()}
     stub.repos["org/trap"] = Repo(files)
     folder = pull(hub, "org/trap").path
     assert not list(folder.glob("*.py")) and not list(folder.glob("*.bin"))
-    shutil.copyfile(bundled / "config.json", tmp_path / "config.json")
-    assert open_checkpoint(folder).spec == open_checkpoint(bundled).spec
+    assert open_checkpoint(folder).spec == open_checkpoint(BUNDLED).spec
     assert not (tmp_path / "ran").exists()
 
 
@@ -270,6 +288,42 @@ def test_a_changed_file_is_reported_at_load(hub: Hub) -> None:
         find_pulled("org/tiny", None, cache=hub.cache)
     pull(hub)
     assert find_pulled("org/tiny", None, cache=hub.cache) == folder
+
+
+def test_what_another_program_removed_is_pulled_again(hub: Hub) -> None:
+    shutil.rmtree(pull(hub).path)
+    assert find_pulled("org/tiny", None, cache=hub.cache) is None
+    assert resolve_model("org/tiny", hub=hub).is_dir()
+
+
+TRICKS = (
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ self._TemplateReference__context.environment.globals }}",
+    "{{ cycler.__init__.__globals__.os.system('touch ran') }}",
+    "{% include '/etc/passwd' %}",
+    "{% for a in range(10**9) %}{% for b in range(10**9) %}x{% endfor %}{% endfor %}",
+    "{{ 'x' * 10**12 }}",
+)
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_template_tricks_are_harmless(hub: Hub, stub: StubHub, trick: str) -> None:
+    files = {path.name: path.read_bytes() for path in BUNDLED.iterdir() if path.suffix != ".md"}
+    stub.repos["org/trap"] = Repo({**files, "chat_template.jinja": trick.encode()})
+    folder = pull(hub, "org/trap").path
+    with pytest.raises(PenstockError) as refused:
+        load_tokenizer(folder).encode_chat([{"role": "user", "content": "x"}])
+    assert "root:" not in str(refused.value)
+
+
+def test_an_index_that_points_outside_is_refused(hub: Hub, stub: StubHub) -> None:
+    files = {path.name: path.read_bytes() for path in BUNDLED.iterdir() if path.suffix != ".md"}
+    weights = files.pop("model.safetensors")
+    index = b'{"weight_map": {"x": "../../../../../../etc/passwd"}}'
+    shards = {"model-00001-of-00001.safetensors": weights, "model.safetensors.index.json": index}
+    stub.repos["org/trap"] = Repo({**files, **shards})
+    with pytest.raises(ModelFileError, match=r"index.json: .*etc/passwd' is no plain .safetensors file name"):
+        open_checkpoint(pull(hub, "org/trap").path)
 
 
 def test_a_full_disk_is_said_before_anything_is_fetched(hub: Hub, stub: StubHub) -> None:

@@ -60,12 +60,14 @@ def fetch(model: str | None, revision: str | None) -> None:
 @contextmanager
 def bars(said: str = "") -> Iterator[Watcher]:
     """Progress bars on a terminal; where there is none and `said` is given, one line when a pull begins."""
+    from huggingface_hub.utils import logging as client_logging
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from penstock.kv import human_bytes
     from penstock.model.hub import Watcher
 
+    client_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # every failure is one line, and it is ours
     columns = (
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     )  # fmt: skip

@@ -21,7 +21,7 @@ from typing import Any
 from huggingface_hub import HfApi, constants, get_session, hf_hub_url
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, not typed so
+from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]  # public, not typed so
 
 from penstock.core import ModelFileError, PenstockError, limits
 from penstock.model.hub_errors import Refused, explained
@@ -102,19 +102,20 @@ class Hub:
         """
         watcher = watcher or Watcher()
         check_revision(reference, revision)
-        with explained(Refused(str(reference), revision, self.token)):
+        place = RepoCache(self.cache, reference.repo)
+        with explained(Refused(str(reference), revision, self.token, place.folder.is_dir())):
             listing = self.listing(reference.repo, revision)
             chosen = choose((file.path for file in listing.files), reference)
             by_path = {file.path: file for file in listing.files}
             wanted = tuple(by_path[path] for path in chosen)
-            place = RepoCache(self.cache, reference.repo)
             with _disk(place.folder):
                 needed = _missing_bytes(place, wanted)
                 _check_room(place.folder, needed)
                 watcher.begin(wanted)
                 files = self._fetch(place, listing.commit, wanted, watcher)
-                manifest = _manifest(place, listing.commit).with_selection(reference.selector, files)
-                write_manifest(place.manifest(listing.commit), manifest)
+                with WeakFileLock(self._lock(place, "manifest")):
+                    manifest = _manifest(place, listing.commit).with_selection(reference.selector, files)
+                    write_manifest(place.manifest(listing.commit), manifest)
                 if revision is None or not is_commit(revision):
                     write_whole(place.folder / "refs" / (revision or "main"), listing.commit.encode())
         first = place.snapshot(listing.commit) / chosen[0]
@@ -148,19 +149,24 @@ class Hub:
         found: dict[str, FileRecord] = {}
         for file in wanted:
             blob = place.folder / "blobs" / file.digest
-            lock = self.cache / ".locks" / place.folder.name / f"{file.digest}.lock"
-            sha256 = transfer.fetch(file, blob, lock)
+            sha256 = transfer.fetch(file, blob, self._lock(place, file.digest))
             _link(blob, place.snapshot(commit) / file.path)
             found[file.path] = record_of(blob, sha256)
         return found
 
-    def _getter(self, repo: str, commit: str) -> Callable[[RemoteFile, int], AbstractContextManager[Any]]:
+    def _lock(self, place: RepoCache, name: str) -> Path:
+        """The file that the hub's client too locks while it fetches."""
+        path = self.cache / ".locks" / place.folder.name / f"{name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _getter(self, repo: str, commit: str) -> Callable[[RemoteFile, int, int], AbstractContextManager[Any]]:
         @contextlib.contextmanager
-        def get(file: RemoteFile, at: int) -> Iterator[Any]:
+        def get(file: RemoteFile, first: int, end: int) -> Iterator[Any]:
             url = hf_hub_url(repo, file.path, revision=commit, endpoint=self.endpoint)
-            headers = {**build_hf_headers(token=self.token), "Accept-Encoding": "identity"}
-            if at:
-                headers["Range"] = f"bytes={at}-"
+            headers = {**build_hf_headers(token=self.token, library_name="penstock"), "Accept-Encoding": "identity"}
+            if (first, end) != (0, file.size):
+                headers["Range"] = f"bytes={first}-{end - 1}"
             limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
             # following redirects, the client takes its token to no other host
             with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=limit) as response:

@@ -31,11 +31,18 @@ class Refused:
         name: as the user wrote it.
         revision: branch, tag or commit, or None.
         token: the token in use, if it is not the client's own.
+        has_cache: something of the repository is in the cache.
     """
 
     name: str
     revision: str | None = None
     token: str | None = None
+    has_cache: bool = False
+
+    @property
+    def nowhere(self) -> str:
+        """Where it was looked for in vain."""
+        return "" if self.has_cache else "not on disk, not in the cache, and "
 
 
 @contextlib.contextmanager
@@ -49,14 +56,14 @@ def explained(asked: Refused) -> Iterator[None]:
         yield
     except OfflineModeIsEnabled as error:
         raise ModelFileError(
-            f"{asked.name}: not on disk, not in the cache, and HF_HUB_OFFLINE forbids asking the hub.",
+            f"{asked.name}: {asked.nowhere}HF_HUB_OFFLINE forbids asking the hub.",
             hint="unset HF_HUB_OFFLINE, or name a local folder.",
         ) from ConnectionError(str(error))
     except HfHubHTTPError as error:
         raise _refusal(asked, error) from None
     except TRANSPORT_ERROR as error:
         raise ModelFileError(
-            f"{asked.name}: not on disk, not in the cache, and the hub cannot be reached ({_brief(error)}).",
+            f"{asked.name}: {asked.nowhere}the hub cannot be reached ({_brief(error)}).",
             hint="check the network, or name a local folder; what arrived is kept for the next attempt.",
         ) from ConnectionError(str(error))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

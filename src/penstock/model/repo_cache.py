@@ -102,7 +102,9 @@ def pulled_path(
     Raises:
         ModelFileError: a file is missing, or its size or its first bytes differ from what was pulled.
     """
-    if not place.manifest(commit).is_file():
+    if not (
+        place.manifest(commit).is_file() and place.snapshot(commit).is_dir()
+    ):  # another program may have removed it
         return None
     manifest = read_manifest(place.manifest(commit), place.repo, commit)
     paths = manifest.selections.get(reference.selector)

@@ -23,6 +23,7 @@ from penstock.core import ModelFileError, limits
 # The client's transport library differs by its version; what its own error derives from is any failure of a request.
 TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 _CHUNK_BYTES = 1024 * 1024
+MAX_ANSWER_BYTES = 8 * 1024**3  # content networks send no larger answers than some tens of GB
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
 
@@ -47,12 +48,12 @@ class Transfer:
     """How files are fetched.
 
     Attributes:
-        get: a streamed GET of a file from a byte on; its context gives the client's response.
+        get: a streamed GET of a file's bytes [first, end); its context gives the client's response.
         report: called with (path, bytes on disk so far) as they arrive.
         wait: sleeps for seconds.
     """
 
-    get: Callable[[RemoteFile, int], AbstractContextManager[Any]]
+    get: Callable[[RemoteFile, int, int], AbstractContextManager[Any]]
     report: Callable[[str, int], None]
     wait: Callable[[float], object]
 
@@ -98,7 +99,7 @@ class Transfer:
             before = digest.size
             try:
                 digest = self._stream(file, part, digest)
-                if digest.size != file.size:
+                if digest.size != min(before + MAX_ANSWER_BYTES, file.size):
                     raise TRANSPORT_ERROR(f"ended after {digest.size} of {file.size} bytes")
             except TRANSPORT_ERROR as error:
                 digest = Digest(file)
@@ -113,7 +114,7 @@ class Transfer:
         if digest.size > file.size:
             part.unlink()
             digest = Digest(file)
-        with self.get(file, digest.size) as response:
+        with self.get(file, digest.size, min(digest.size + MAX_ANSWER_BYTES, file.size)) as response:
             if response.status_code != 416:
                 hf_raise_for_status(response)
             if response.status_code != 206 or not _continues(response, digest.size, file.size):
