@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from penstock.model.gguf_file import read_gguf
 from penstock.text import load_gguf_tokenizer, load_tokenizer
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -81,16 +82,13 @@ def make_spm_metadata() -> dict[str, object]:
 
 
 def read_vocab(name: str, folder: Path) -> dict[str, object]:
-    """The tokenizer keys of one of the real GGUF vocabularies."""
-    import gguf
-
+    """The metadata of one of the real GGUF vocabularies."""
     source = DATA / "tokenizers" / f"ggml-vocab-{name}.gguf.gz"
     if not source.exists():
         pytest.skip("the shared tokenizer files are not here")
     path = folder / f"{name}.gguf"
     path.write_bytes(gzip.decompress(source.read_bytes()))
-    fields = gguf.GGUFReader(path).fields
-    return {key: field.contents() for key, field in fields.items() if key.startswith("tokenizer")}
+    return dict(read_gguf(path).metadata)
 
 
 @pytest.fixture(scope="session")

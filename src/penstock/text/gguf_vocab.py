@@ -6,6 +6,7 @@ and a kind that isn't known is refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -143,8 +144,9 @@ class _Special:
 
     def _strips(self) -> bool:
         """Whether this is Phi-3's SentencePiece vocabulary."""
-        name = str(self._metadata.get("general.name", "")).lower().replace("-", "")
-        return self._metadata.get("tokenizer.ggml.model") == "llama" and "phi3" in name
+        get = self._metadata.get
+        name = re.sub("[-_ ]", "", str(get("general.name", "")).lower())
+        return get("tokenizer.ggml.model") == "llama" and (get("general.architecture") == "phi3" or "phi3" in name)
 
     def _id(self, name: str) -> int | None:
         """A token id of the metadata or the family's own; None where neither has one."""
@@ -164,7 +166,10 @@ def _spm_text(metadata: Mapping[str, object], pieces: Pieces, dummy_prefix: bool
     if _flag(metadata, "treat_whitespace_as_suffix", False):
         raise _error("tokenizer.ggml.treat_whitespace_as_suffix is not served")
     charsmap = metadata.get("tokenizer.ggml.precompiled_charsmap")
-    data = b"" if charsmap is None else bytes(_list(metadata, "precompiled_charsmap", limits.MAX_CONFIG_BYTES))
+    try:
+        data = b"" if charsmap is None else bytes(_list(metadata, "precompiled_charsmap", limits.MAX_CONFIG_BYTES))
+    except (TypeError, ValueError):
+        raise _error("tokenizer.ggml.precompiled_charsmap must hold bytes") from None
     return SpmText(
         dummy_prefix=_flag(metadata, "add_space_prefix", dummy_prefix),
         squeeze=_flag(metadata, "remove_extra_whitespaces", False),
