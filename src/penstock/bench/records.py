@@ -62,8 +62,10 @@ class Seen:
         id: the ask's.
         intended_s: when it should have been sent.
         sent_s: when its first byte was written; None if it never was.
+        connect_s: what opening a connection for it took before that; 0 where a kept one served.
         headers_s: when the status line came.
         chunks_s: when each chunk with at least one character (or tool-call delta) came, in order.
+        finish_s: when the server said why the answer ends: its last token is out by then, shown or not.
         end_s: when the answer had ended, whatever the outcome.
         outcome: how.
         status: HTTP status, 0 if none came.
@@ -77,8 +79,10 @@ class Seen:
     id: int
     intended_s: float
     sent_s: float | None = None
+    connect_s: float = 0.0
     headers_s: float | None = None
     chunks_s: list[float] = field(default_factory=list)
+    finish_s: float | None = None
     end_s: float | None = None
     outcome: Outcome = Outcome.UNFINISHED
     status: int = 0
