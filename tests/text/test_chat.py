@@ -2,7 +2,7 @@ from datetime import datetime
 
 import pytest
 
-from penstock.core import InvalidRequest, ModelFileError, limits
+from penstock.core import ContextLengthExceeded, InvalidRequest, ModelFileError, limits
 from penstock.text import ChatTemplate
 from penstock.text.chat import ALLOWED_KWARGS
 from penstock.text.vocab import ControlToken, ControlTokens
@@ -154,3 +154,15 @@ def test_continue_final_message_keeps_its_spaces():
     assert render(listed, parts, **options) == "<one><two "
     with pytest.raises(InvalidRequest, match="no text"):
         render(source, [{"role": "assistant", "content": None}], **options)
+
+
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_cut(byte_level):
+    messages = [{"role": "user", "content": "hello " * 1000}]
+    with pytest.raises(ContextLengthExceeded, match=r"\d+ characters cannot fit in 4 tokens") as caught:
+        byte_level.encode_chat(messages, max_tokens=4)
+    assert caught.value.param == "messages"
+    assert byte_level.encode_chat(messages, max_tokens=10**6) == byte_level.encode_chat(messages)
+    # Marks are longer than what they stand for: the text's own length counts.
+    spelled = [{"role": "user", "content": "<s>" * 300}]
+    exact = -(-len(byte_level.decode(byte_level.encode_chat(spelled), False)) // byte_level.max_token_bytes)
+    assert byte_level.encode_chat(spelled, max_tokens=exact)

@@ -140,9 +140,10 @@ class Tokenizer:
             continue_final_message=continue_final_message,
             kwargs=kwargs or {},
         )
-        if max_tokens is not None and len(text) > max_tokens * self.max_token_bytes:
+        longest = None if max_tokens is None else max_tokens * self.max_token_bytes
+        if longest is not None and len(text) > longest and (size := len(marked.restore(text))) > longest:
             raise ContextLengthExceeded(
-                f"the prompt's {len(text)} characters cannot fit in {max_tokens} tokens.",
+                f"the prompt's {size} characters cannot fit in {max_tokens} tokens.",
                 param="messages",
                 hint="shorten the messages or the tools.",
             )
