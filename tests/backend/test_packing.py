@@ -1,5 +1,7 @@
 """Group codes from stored blocks to logits: exact embeddings, near logits, the cache on disk, one file's views."""
 
+import threading
+
 import numpy as np
 import pytest
 from tests.backend.driver import Driver, logits_of_every_position, make_backend
@@ -59,7 +61,11 @@ def tokens_of(count):
 
 
 def run(weights, spec=SPEC, count=24, **options):
-    return logits_of_every_position(Driver(make_backend(spec, weights, **options)), 0, tokens_of(count))
+    found = logits_of_every_position(Driver(make_backend(spec, weights, **options)), 0, tokens_of(count))
+    for thread in threading.enumerate():
+        if thread.name == "penstock-pack-cache":  # gives the cache's file its name
+            thread.join()
+    return found
 
 
 @pytest.mark.parametrize("storage", CODED)
