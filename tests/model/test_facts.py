@@ -158,7 +158,8 @@ def test_every_config_of_the_data_resolves_or_is_refused() -> None:
             assert "\n" not in str(error) and str(path) in str(error)
         else:
             served += 1
-            assert facts.num_parameters == numel(text_config(path)), path
+            if path.stem not in COUNTS:
+                assert facts.num_parameters == numel(text_config(path)), path
     assert served >= 20
 
 
