@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -42,12 +41,10 @@ def test_a_model_from_pull_to_rm(stub: StubHub, settings: dict[str, str], tmp_pa
     listed = penstock("list", **offline).stdout.splitlines()
     assert len(listed) == 2 and listed[1].startswith("org/tiny  aaaaaaaaaaaa (v1)")
     assert "safetensors BF16" in listed[1] and listed[1].endswith("just now   kept")
-    assert json.loads(penstock("list", "--json", **offline).stdout)[0]["commit"] == "a" * 40
 
     ran = penstock("run", "Once", "-m", "org/tiny", "--revision", "v1", "--max-tokens", "2", **offline)
     assert ran.returncode == 0 and ran.stdout, ran.stderr
 
-    assert penstock("verify", **offline).stdout.startswith("org/tiny aaaaaaaaaaaa: ok, ")
     weights = (folder / "model.safetensors").resolve()
     damaged = bytearray(weights.read_bytes())
     damaged[-1] ^= 1
@@ -58,12 +55,10 @@ def test_a_model_from_pull_to_rm(stub: StubHub, settings: dict[str, str], tmp_pa
     assert verified.returncode == 78 and "1 of its files differ" in verified.stdout
     assert f"{folder / 'model.safetensors'}: sha256 is " in verified.stdout
     assert penstock("pull", "org/tiny", "--revision", "v1", **settings).returncode == 0
-    assert penstock("verify", "org/tiny", **offline).returncode == 0
+    assert penstock("verify", **offline).stdout.startswith("org/tiny aaaaaaaaaaaa: ok, ")
 
     assert penstock("rm", "org/tiny", **offline).stdout.startswith("org/tiny: removed, ")
     assert not list((tmp_path / "hf").rglob("model.safetensors"))
-    assert "not in the cache" in is_one_error(penstock("rm", "org/tiny", **offline), 78)
-    assert len(penstock("list", **offline).stdout.splitlines()) == 1
 
 
 def test_an_empty_cache_is_fine(tmp_path: Path) -> None:
@@ -72,7 +67,8 @@ def test_an_empty_cache_is_fine(tmp_path: Path) -> None:
     assert (listed.returncode, len(listed.stdout.splitlines()), listed.stderr) == (0, 1, "")
     verified = penstock("verify", **empty)
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "nothing was pulled here\n")
-    assert "a/b: not pulled here" in is_one_error(penstock("verify", "a/b", **empty), 78)
+    assert json.loads(penstock("list", "--json", **empty).stdout) == []
+    assert "a/b: not in the cache" in is_one_error(penstock("rm", "a/b", **empty), 78)
     assert not (tmp_path / "none").exists()
 
 
@@ -144,5 +140,3 @@ def test_rm_by_type_keeps_the_other(settings: dict[str, str], stub: StubHub) -> 
         assert penstock("pull", f"org/m:{kind}", **settings).returncode == 0
     assert penstock("rm", "org/m:Q8_0", **settings).stdout.startswith("org/m:Q8_0: removed, 3.")
     assert [line.split()[0] for line in penstock("list", **settings).stdout.splitlines()[1:]] == ["org/m:Q4_0"]
-    assert penstock("verify", "org/m", **settings).returncode == 0
-    shutil.rmtree(settings["HF_HOME"])
