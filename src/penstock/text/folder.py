@@ -50,7 +50,7 @@ def load_tokenizer(folder: Path, *, now: Callable[[], datetime] | None = None) -
             data = _read_bytes(path, limits.MAX_TOKENIZER_BYTES)
             with named_failures(path):
                 vocabulary = reader(path, data, files)
-            return Tokenizer(vocabulary, _read_template(folder, files, now))
+            return Tokenizer(vocabulary, _read_template(folder, replace(files, names=vocabulary.names), now))
     raise ModelFileError(
         f"{folder / 'tokenizer.json'}: no such file, nor tokenizer.model or tekken.json beside it.",
         hint="a tokenizer of one of these kinds is needed.",
