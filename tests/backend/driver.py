@@ -11,7 +11,7 @@ GREEDY = SamplingParams(temperature=0.0)
 def make_backend(spec, weights, *, pages=64, max_model_tokens=512, **options):
     defaults = {"max_running": 16, "max_step_tokens": 1024, "page_tokens": 16, "threads": 1, "kv_type": "f32"}
     backend = CpuBackend(spec, weights, CpuOptions(max_model_tokens=max_model_tokens, **(defaults | options)))
-    backend.allocate((pages,))
+    backend.allocate((pages,) * len(backend.kv_groups))
     return backend
 
 
@@ -47,7 +47,8 @@ class Driver:
         while (len(table) + len(new)) * self.page_tokens < start + len(tokens):
             new.append(self.free.pop(0))
         table.extend(new)
-        return Row(slot, start, tokens, (tuple(new),), num_drafts, output)
+        # every KV group has as many pages, and a page has the same number in each
+        return Row(slot, start, tokens, (tuple(new),) * len(self.backend.kv_groups), num_drafts, output)
 
     def step(self, *rows, copies=(), masks=None, logits=False):
         plan = StepPlan(self.number, tuple(self.pending), tuple(rows), tuple(copies), tuple(self.released))
