@@ -79,3 +79,8 @@ MAX_HUB_FILES: Final = 20_000
 MAX_HUB_FILE_BYTES: Final = 2**44
 MAX_HUB_WAIT_S: Final = 60.0
 MAX_HUB_RETRIES: Final = 5
+
+# Answers of a server under a benchmark.
+MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
+MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
+MAX_ERROR_BODY_BYTES: Final = 64 * 1024
