@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from sys import getsizeof
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +39,10 @@ _KINDS = {
     29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
 _SERVED = {number: Storage[name] for number, name in _KINDS.items() if name in Storage.__members__}
-# Memory that Python's objects take, in bytes: charged before they are made, short strings by the chunk.
-_ENTRY_COST, _NUMBER_COST, _KEY_COST, _TENSOR_COST = 8, 40, 256, 1024
-_WIDE_CHAR = 5  # a byte of a long string, if one character in it needs four, while it is made
-_CHUNK, _SHORT_BYTES, _MAX_ENTRY_BYTES = 64, 1024, 65_535
+# Memory that Python's objects take, in bytes: charged before they are made, text of short strings by the chunk.
+_BYTE_COST, _NUMBER_COST, _STRING_COST, _KEY_COST, _TENSOR_COST = 8, 40, 84, 256, 1024
+_WIDE_CHAR = 5  # a byte of text, if one character in it needs four, while it is made
+_CHUNK, _SHORT_BYTES, _MAX_ENTRY_BYTES = 1024, 256, 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +117,9 @@ class _Cursor:
         """`count` strings, charged as they are made: vocabularies have hundreds of thousands."""
         found: list[str] = []
         while len(found) < count:
-            chunk = self._chunk(what, min(count - len(found), _CHUNK))
-            self.charge(sum(map(getsizeof, chunk)), 1, what)
-            found += chunk
+            before = self.at
+            found += self._chunk(what, min(count - len(found), _CHUNK))
+            self.charge(self.at - before, _WIDE_CHAR, what)
         return found
 
     def _chunk(self, what: str, count: int) -> list[str]:
@@ -202,11 +201,11 @@ def _array(cursor: _Cursor, key: str) -> object:
     kind, count = cursor.u32(key), cursor.u64(key)
     what = f"{shown(key)}, {count} entries,"
     if kind != _STRING:
-        cursor.charge(count, _ENTRY_COST if kind in _ONE_BYTE else _NUMBER_COST, what)
+        cursor.charge(count, _BYTE_COST if kind in _ONE_BYTE else _NUMBER_COST, what)
         return _numbers(cursor, key, kind, count)
     if count * 8 > cursor.left:
         raise cursor.error(f"truncated or corrupt: {key} has {count} strings; {cursor.left} bytes are left.")
-    cursor.charge(count, _ENTRY_COST, what)
+    cursor.charge(count, _STRING_COST, what)
     return cursor.strings(key, count)
 
 
