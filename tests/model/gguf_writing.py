@@ -56,16 +56,17 @@ def write(
     kind: str = "F32",
     without: str = "",
     change: Callable[[Tensors], Tensors] = lambda tensors: tensors,
+    shard_tensors: int = 0,
     **keys: object,
 ) -> Path:
-    """One GGUF file.
+    """One GGUF file, or (the path is the first one's) files of at most `shard_tensors` tensors each.
 
     `without` leaves out "permutation", "norms", "halves" or "factors"; `change` has the last word on tensors, `keys` on
     metadata.
     """
     config = model.config
     architecture = ARCHITECTURES[config.model_type]
-    writer = GGUFWriter(path, architecture)
+    writer = GGUFWriter(path, architecture, split_max_tensors=shard_tensors)
     for key, value in (metadata(config, architecture) | {k.replace("__", "."): v for k, v in keys.items()}).items():
         add_key(writer, key if key.startswith("tokenizer.") else f"{architecture}.{key}", value)
     for name, values in change(tensors(model, architecture, without)).items():
@@ -74,7 +75,7 @@ def write(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return sorted(path.parent.glob(f"{path.stem}-00001-of-*.gguf"))[0] if shard_tensors else path
 
 
 def add_key(writer: GGUFWriter, key: str, value: object) -> None:

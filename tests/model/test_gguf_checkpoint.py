@@ -7,6 +7,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from tests.model.gguf_writing import make_model as make_zoo_model
+from tests.model.gguf_writing import write as write_zoo
 from tests.model.made_models import make_model, save, write_gguf
 
 from penstock.core import ModelFileError, SamplingParams
@@ -186,6 +188,16 @@ def test_files_of_a_set_open_together(tmp_path: Path) -> None:
     whole, opened = open_checkpoint(tmp_path / "whole.gguf"), open_checkpoint(paths[0])
     assert opened.spec == whole.spec and opened.weights.files == tuple(map(str, paths))
     assert opened.weights.total_bytes == whole.weights.total_bytes
+    for place, ref in whole.weights.tensors.items():
+        assert np.array_equal(ref_values(ref), ref_values(opened.weights.tensors[place]))
+
+
+def test_sets_that_gguf_py_splits_open(tmp_path: Path) -> None:
+    model = make_zoo_model("mixtral")
+    whole = open_checkpoint(write_zoo(model, tmp_path / "whole.gguf"))
+    first = write_zoo(model, tmp_path / "split.gguf", shard_tensors=5)
+    opened = open_checkpoint(first)
+    assert len(opened.weights.files) > 3 and opened.spec == whole.spec
     for place, ref in whole.weights.tensors.items():
         assert np.array_equal(ref_values(ref), ref_values(opened.weights.tensors[place]))
 
