@@ -163,3 +163,25 @@ def test_bad_tools(tools):
     with pytest.raises(InvalidRequest) as caught:
         check_tools(tools)
     assert caught.value.param == "tools"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": [{"type": "text", "text": "x", "colour": "red"}]}],
+        calling(extra=1),
+        calling({"name": "f", "arguments": "{}", "output": "x"}),
+    ],
+)
+def test_nothing_that_was_sent_is_left_out_in_silence(messages):
+    with pytest.raises(InvalidRequest, match="a field that is not known") as caught:
+        check_messages(messages)
+    assert (caught.value.param, caught.value.code) == ("messages", "unknown_parameter")
+
+
+def test_labels_are_left_out():
+    assert check_messages(calling(index=0)) == check_messages(calling())
+    tool = {"type": "function", "function": {"name": "f"}}
+    assert check_tools([{**tool, "cache_control": {"type": "ephemeral"}}]) == [tool]
+    with pytest.raises(InvalidRequest, match=r"tools\[0\] has a field"):
+        check_tools([{**tool, "server": "x"}])

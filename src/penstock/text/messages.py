@@ -16,6 +16,7 @@ from typing import Any, Final
 from penstock.core import InvalidRequest, limits
 
 REASONING: Final = ("reasoning_content", "reasoning", "thinking")
+_LABELS: Final = frozenset({"cache_control", "index"})  # for caches elsewhere, and left over from streams
 _ROLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _TOOL_NAME: Final = re.compile(rf"[A-Za-z0-9_.-]{{1,{limits.MAX_TOOL_NAME_CHARS}}}")
 
@@ -83,9 +84,22 @@ def _check_message(index: int, message: Any) -> dict[str, Any]:
     return copy
 
 
+def _check_keys(where: str, given: Mapping[str, Any], known: set[str], param: str) -> None:
+    """Passes if nothing was sent that would be left out, hints and labels aside."""
+    unknown = given.keys() - known - _LABELS
+    if unknown:
+        raise InvalidRequest(
+            f"{where} has a field that is not known.",
+            param=param,
+            code="unknown_parameter",
+            hint=f"known are {', '.join(sorted(known))}.",
+        )
+
+
 def _part_text(where: str, part: Any) -> str:
     """The text of a content part."""
     if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        _check_keys(f"{where}.content", part, {"type", "text"}, "messages")
         return str(part["text"])
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     raise InvalidRequest(
@@ -124,6 +138,8 @@ def _check_call(where: str, call: Any) -> dict[str, Any]:
     name = function.get("name")
     if not isinstance(name, str) or not _TOOL_NAME.fullmatch(name):
         raise InvalidRequest(f"{where}.function.name is not a tool's name.", param="messages", hint=_NAME_HINT)
+    _check_keys(where, call, {"id", "type", "function"}, "messages")
+    _check_keys(f"{where}.function", function, {"name", "arguments"}, "messages")
     checked: dict[str, Any] = {}
     if (id := call.get("id")) is not None:
         if not isinstance(id, str) or len(id) > limits.MAX_NAME_CHARS:
@@ -215,6 +231,7 @@ def _check_tool(where: str, tool: Any) -> dict[str, Any]:
     function = tool.get("function") if isinstance(tool, Mapping) else None
     if not isinstance(function, Mapping) or tool.get("type", "function") != "function":
         raise InvalidRequest(f"{where} must be of type function and have one.", param="tools")
+    _check_keys(where, tool, {"type", "function"}, "tools")
     name, about, parameters = (function.get(key) for key in ("name", "description", "parameters"))
     if not isinstance(name, str) or not _TOOL_NAME.fullmatch(name):
         raise InvalidRequest(f"{where}.function.name is not a tool's name.", param="tools", hint=_NAME_HINT)
