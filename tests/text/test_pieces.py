@@ -1,8 +1,8 @@
 import pytest
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers
 from tokenizers.pre_tokenizers import ByteLevel
 
-from penstock.text.pieces import PieceRule, byte_alphabet, piece_bytes, read_rule
+from penstock.text.pieces import PieceRule, byte_alphabet, drops_text, piece_bytes, read_rule
 
 
 def with_decoder(decoder):
@@ -47,3 +47,28 @@ def test_piece_bytes():
     assert piece_bytes("<0xE4>", PieceRule(byte_fallback=True), {}) == b"\xe4"
     assert piece_bytes("<0xE4>", PieceRule(), {}) == b"<0xE4>"
     assert piece_bytes("▁▁a", PieceRule(space="▁"), {}) == b"  a"
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "drops"),
+    [
+        (None, False),
+        (normalizers.NFC(), False),
+        (normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]), False),
+        (normalizers.Replace("abc", "a"), True),
+        (normalizers.Replace(Regex(" +"), " "), True),
+        (normalizers.Sequence([normalizers.NFC(), normalizers.Strip()]), True),
+        (normalizers.BertNormalizer(), True),
+    ],
+)
+def test_which_normalizers_drop_text(normalizer, drops):
+    hf = Tokenizer(models.BPE())
+    if normalizer is not None:
+        hf.normalizer = normalizer
+    assert drops_text(hf) is drops
+
+
+def test_unknown_characters_may_become_one_token():
+    for fallback in (False, True):
+        assert drops_text(Tokenizer(models.BPE(fuse_unk=True, byte_fallback=fallback))) is not fallback
+    assert drops_text(Tokenizer(models.Unigram([("a", 0.0)], unk_id=0, byte_fallback=False)))

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.core import InvalidRequest
+from penstock.core import InvalidRequest, limits
+from penstock.text import load_gguf_tokenizer
 
 SPECIALS = ("<|begin|>", "<|im_start|>", "<|im_end|>", "<s>")
 
@@ -130,3 +131,25 @@ def test_continue_final_message(byte_level):
     messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "The quick "}]
     ids = byte_level.encode_chat(messages, add_generation_prompt=False, continue_final_message=True)
     assert byte_level.decode(ids, skip_special_tokens=False).endswith("<|im_start|>assistant\nThe quick ")
+
+
+def test_a_tokenizer_that_drops_text_has_no_bound_of_its_own(spm_metadata):
+    squeezing = load_gguf_tokenizer(spm_metadata | {"tokenizer.ggml.remove_extra_whitespaces": True})
+    assert squeezing.encode(" " * 100_000, add_special_tokens=False) == ()
+    assert squeezing.max_token_bytes == limits.MAX_BODY_BYTES > load_gguf_tokenizer(spm_metadata).max_token_bytes
+
+
+def test_html_that_looks_like_an_end_is_text(spm_metadata):
+    """Gemma has <s> and </s> for struck text, besides its own beginning and end."""
+    names = [*spm_metadata["tokenizer.ggml.tokens"], "<b>", "</s2>"]
+    names[1:3] = ["<bos>", "<eos>"]
+    names[-1] = "</s>"
+    gemma = spm_metadata | {
+        "tokenizer.ggml.tokens": names,
+        "tokenizer.ggml.token_type": [*spm_metadata["tokenizer.ggml.token_type"], 4, 4],
+        "tokenizer.ggml.scores": [*spm_metadata["tokenizer.ggml.scores"], 0.0, 0.0],
+    }
+    tokenizer = load_gguf_tokenizer(gemma)
+    ids = tokenizer.encode("h</s>e", add_special_tokens=False)
+    assert len(names) - 1 in ids and tokenizer.decode(ids) == "h</s>e"
+    assert 2 not in tokenizer.encode("<eos>")

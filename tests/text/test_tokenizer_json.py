@@ -84,6 +84,7 @@ for _ in range(200):
         changed(normalizer={"type": "Replace", "pattern": {"Regex": "(a|a)*b"}, "content": ""}),
         changed(pre_tokenizer=NESTED),
         changed(post_processor__special_tokens={}),
+        changed(post_processor__special_tokens={"<s>": {"id": "<s>", "ids": [2**32 - 1], "tokens": ["<s>"]}}),
         changed(model__vocab={"a": 0, "b": 1, "Ġ": 2, "ab": limits.MAX_VOCAB}),
         changed(added_tokens=[token(at, f"<{at}>") for at in range(4, limits.MAX_ADDED_TOKENS + 6)]),
         changed(truncation={"direction": "Right", "max_length": -1, "strategy": "LongestFirst", "stride": 0}),

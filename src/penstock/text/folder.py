@@ -67,6 +67,8 @@ def _from_json(path: Path, data: bytes, files: Files) -> Vocabulary:
     if files.config.get("tokenizer_class") in _ADDING_CLASSES:
         prefix = _overruled(prefix, bos, files.config.get("add_bos_token"))
         suffix = _overruled(suffix, eos, files.config.get("add_eos_token"))
+    if any(id >= size for id in (*prefix, *suffix)):
+        raise ModelFileError(f"ids {[*prefix, *suffix][:8]} go around a text, the vocabulary has {size}.")
     return Vocabulary(
         hf=hf,
         controls=controls,

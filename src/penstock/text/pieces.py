@@ -74,7 +74,8 @@ def read_rule(hf: HfTokenizer) -> PieceRule | None:
 def drops_text(hf: HfTokenizer) -> bool:
     """Whether any number of characters may end up in no token, or in one."""
     model: Any = hf.model
-    if (isinstance(model, Unigram) or getattr(model, "fuse_unk", False)) and not getattr(model, "byte_fallback", False):
+    fuses = bool(getattr(model, "fuse_unk", False)) and not getattr(model, "byte_fallback", False)
+    if fuses or isinstance(model, Unigram):  # which doesn't say whether it falls back to bytes
         return True
     if hf.normalizer is None:
         return False

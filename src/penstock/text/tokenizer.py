@@ -73,7 +73,9 @@ class Tokenizer:
         self._controls = vocabulary.controls
         self._rule: PieceRule | None = read_rule(vocabulary.hf)
         self._alphabet = byte_alphabet() if self._rule is not None and self._rule.byte_level else {}
-        self._pieces: dict[int, bytes] = {id: text.encode() for id, text in vocabulary.controls.texts()}
+        self._pieces: dict[int, bytes] = {
+            id: text.encode("utf-8", "replace") for id, text in vocabulary.controls.texts()
+        }
         self._shown: dict[int, bytes] = dict.fromkeys(vocabulary.controls.ids, b"")  # without special tokens
         self.chat_template = chat_template
         self.bos_token_id = vocabulary.bos_token_id

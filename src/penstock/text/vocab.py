@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-_LOOKS_LIKE_CONTROL = re.compile(r"<[|｜].*[|｜]>|</?s>|\[/?INST\]|<(start|end)_of_turn>")
+_LOOKS_LIKE_CONTROL = re.compile(r"<[|｜].*[|｜]>|\[/?INST\]|<(start|end)_of_turn>")  # <s> may be HTML
 
 
 def looks_like_control(text: str) -> bool:
