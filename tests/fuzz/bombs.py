@@ -18,6 +18,11 @@ def _with(name: str, data: bytes) -> Files:
     return {**{each: plain(held) for each, held in folder().items()}, name: data}
 
 
+def _other_tokenizer(name: str, data: bytes) -> Files:
+    """A sound folder with another kind of tokenizer."""
+    return {each: held for each, held in _with(name, data).items() if each != "tokenizer.json"}
+
+
 def _header(header: bytes, body: bytes = b"") -> Files:
     return _with("model.safetensors", struct.pack("<Q", len(header)) + header + body)
 
@@ -99,6 +104,12 @@ BOMBS: dict[str, Callable[[], Files]] = {
         "tokenizer.json", b'{"added_tokens":[' + b'{"id":1,"content":"a"},' * 300_000 + b"1]}"
     ),
     "tokenizer: empty lists": lambda: _with("tokenizer.json", b'{"x":[' + b"[]," * 4 * MB + b"1]}"),
+    "tokenizer: lists in the model": lambda: _with("tokenizer.json", b'{"model":{"x":[' + b"[]," * 5 * MB + b"1]}}"),
+    "tokenizer: numbers in the model": lambda: _with("tokenizer.json", b'{"model":{"x":[' + b"1," * 8 * MB + b"1]}}"),
+    "tokenizer.model: empty pieces": lambda: _other_tokenizer("tokenizer.model", b"\x0a\x00" * 8 * MB),
+    "tokenizer.model: short pieces": lambda: _other_tokenizer("tokenizer.model", b"\x0a\x04\x0a\x02ab" * 3 * MB),
+    "tokenizer.model: ranks": lambda: _other_tokenizer("tokenizer.model", b"AA== 1\n" * 3 * MB),
+    "tekken: empty lists": lambda: _other_tokenizer("tekken.json", b'{"x":[' + b"[]," * 5 * MB + b"1]}"),
     "tokenizer: too large": lambda: _with("tokenizer.json", b'"' + b"x" * 100 * MB),
     "template: too large": lambda: _with("chat_template.jinja", b"{{ 1 }}" * 10 * MB),
 }

@@ -20,7 +20,9 @@ from tests.fuzz.seeds import (
     SafetensorsDraft,
     folder,
     gguf,
+    other_tokenizer,
     sharded,
+    tekken,
 )
 
 INTEGERS = [0, 1, 2, 3, 7, 8, 31, 32, 33, 127, 255, 256, 1000, 65535, 2**20, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32]
@@ -317,11 +319,22 @@ def case(seed: int) -> dict[str, bytes]:
         draft = spoil_gguf(gguf(chance.choice(["gpt2", "llama"])), chance)
         data = draft.written()
         return {"model.gguf": spoil_bytes(data, chance) if chance.random() < 0.3 else data}
-    files = sharded() if chance.random() < 0.2 else folder()
+    form = chance.random()
+    if form < 0.1:
+        return _other_tokenizer(chance)
+    files = sharded() if form < 0.3 else folder()
     names = chance.sample(list(files), chance.choice([1, 1, 1, 2]))
     if chance.random() < 0.25:
         names = ["config.json"]
     return {name: spoiled(name, held, chance) if name in names else plain(held) for name, held in files.items()}
+
+
+def _other_tokenizer(chance: random.Random) -> dict[str, bytes]:
+    """A folder whose tokenizer is not a tokenizer.json, and is spoiled."""
+    name = chance.choice(["tokenizer.model", "tekken.json"])
+    files = {each: plain(held) for each, held in other_tokenizer(name).items()}
+    bad = spoil_bytes(files[name], chance) if name == "tokenizer.model" else spoiled(name, tekken(), chance)
+    return {**files, name: bad}
 
 
 def spoiled(name: str, held: Any, chance: random.Random) -> bytes:
@@ -341,4 +354,6 @@ def spoiled(name: str, held: Any, chance: random.Random) -> bytes:
 
 def plain(held: Any) -> bytes:
     """A file's bytes as they should be."""
+    if isinstance(held, bytes):
+        return held
     return held.written() if isinstance(held, SafetensorsDraft) else json.dumps(held).encode()

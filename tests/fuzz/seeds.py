@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from base64 import b64encode
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -222,6 +223,41 @@ def folder() -> dict[str, Any]:
         "tokenizer_config.json": TOKENIZER_CONFIG,
         "model.safetensors": safetensors(list(SHAPES)),
     }
+
+
+def field_bytes(number: int, data: bytes) -> bytes:
+    """A field of a protocol buffer that holds bytes (under 16384 of them)."""
+    length = bytes([len(data)]) if len(data) < 128 else bytes([len(data) % 128 | 128, len(data) // 128])
+    return bytes([number << 3 | 2]) + length + data
+
+
+def sentencepiece() -> bytes:
+    """A SentencePiece model with a piece for every byte."""
+    pieces = [(text.encode(), kind) for text, kind in zip(SPECIAL, (2, 3, 3), strict=True)]
+    pieces += [(f"<0x{byte:02X}>".encode(), 6) for byte in range(256)] + [(b"e", 1)]
+    found = b""
+    for at, (piece, kind) in enumerate(pieces):
+        found += field_bytes(1, field_bytes(1, piece) + b"\x15" + struct.pack("<f", -at) + bytes([3 << 3, kind]))
+    return found + field_bytes(2, bytes([3 << 3, 2])) + field_bytes(3, field_bytes(1, b"identity"))
+
+
+def tekken() -> dict[str, Any]:
+    """A vocabulary by rank, of single bytes."""
+    vocab = [{"rank": at, "token_bytes": b64encode(bytes([at])).decode(), "token_str": None} for at in range(256)]
+    special = [{"rank": at, "token_str": text, "is_control": True} for at, text in enumerate(SPECIAL)]
+    config = {
+        "pattern": "[a-z]+|.",
+        "num_vocab_tokens": 256,
+        "default_vocab_size": 259,
+        "default_num_special_tokens": 3,
+    }
+    return {"config": config, "vocab": vocab, "special_tokens": special}
+
+
+def other_tokenizer(name: str) -> dict[str, Any]:
+    """A folder with tokenizer.model or tekken.json in place of tokenizer.json."""
+    held = {"tokenizer.model": sentencepiece, "tekken.json": tekken}[name]()
+    return {each: value for each, value in folder().items() if each != "tokenizer.json"} | {name: held}
 
 
 def sharded() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tests.fuzz.bombs import BOMBS
 from tests.fuzz.mutations import case, plain
 from tests.fuzz.opening import attempt, write
 from tests.fuzz.planted import PLANTED
-from tests.fuzz.seeds import folder, gguf, sharded
+from tests.fuzz.seeds import folder, gguf, other_tokenizer, sharded
 
 # Seeds whose cases once failed: no file named (16, 284), a library's panic on stderr (975).
 ONCE_FAILED = (16, 284, 975)
@@ -20,15 +20,19 @@ ONCE_FAILED = (16, 284, 975)
 QUICK_BOMBS = (
     "config: empty objects", "config: floats", "config: open brackets", "tokenizer config: empty objects",
     "header: blanks", "header: tensors", "header: shapes", "index: many shards", "gguf: large bytes", "gguf: tensors",
-    "gguf: wide strings", "tokenizer: added tokens",
+    "gguf: wide strings", "tokenizer: added tokens", "tokenizer: numbers in the model", "tokenizer.model: ranks",
+    "tekken: empty lists",
 )  # fmt: skip
+
+
+FOLDERS = (folder(), sharded(), other_tokenizer("tokenizer.model"), other_tokenizer("tekken.json"))
 
 
 @pytest.mark.parametrize(
     "files",
     [{"model.gguf": gguf("gpt2").written()}, {"model.gguf": gguf("llama").written()}]
-    + [{name: plain(held) for name, held in files.items()} for files in (folder(), sharded())],
-    ids=["gguf gpt2", "gguf llama", "folder", "sharded"],
+    + [{name: plain(held) for name, held in files.items()} for files in FOLDERS],
+    ids=["gguf gpt2", "gguf llama", "folder", "sharded", "sentencepiece", "tekken"],
 )
 def test_the_seeds_are_sound(files: dict[str, bytes], tmp_path: Path) -> None:
     outcome = attempt(write(files, tmp_path / "case"))

@@ -82,7 +82,7 @@ def test_bad_files_are_refused(data, reason):
 
 
 def test_too_many_pieces(monkeypatch):
-    monkeypatch.setattr(limits, "MAX_VOCAB", 3)
+    monkeypatch.setattr(limits, "MAX_OVERHEAD_BYTES", 3 * 160)
     with pytest.raises(ModelFileError, match="more than 3 pieces"):
         read_spm_model(model())
 

@@ -57,6 +57,7 @@ SSE_PING_S: Final = 10.0
 # Model files.
 MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
 MAX_TOKENIZER_BYTES: Final = 64 * 1024 * 1024
+MAX_TOKENIZER_VALUES: Final = 3_000_000  # the largest published vocabularies have under two million
 MAX_PIECE_CHARS: Final = 512
 MAX_ADDED_TOKENS: Final = 65_536
 MAX_PATTERN_CHARS: Final = 4096

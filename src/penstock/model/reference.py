@@ -23,7 +23,7 @@ _SMALL = frozenset(
     {
         "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
         "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
-        "chat_template.jinja", "chat_template.json",
+        "chat_template.jinja", "chat_template.json", "tekken.json",
     }
 )  # fmt: skip
 _TEMPLATES = "additional_chat_templates/"

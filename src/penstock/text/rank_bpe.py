@@ -17,12 +17,13 @@ from tokenizers import AddedToken, decoders
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers.models import BPE
 
-from penstock.core import ModelFileError, limits
+from penstock.core import ModelFileError, check_json_bounds, limits
 from penstock.text.patterns import check_pattern
 from penstock.text.pieces import byte_alphabet
 from penstock.text.pretokenizers import WordCut, pre_tokenizer, word_cut
 from penstock.text.spm import score_merges
 
+_MAX_TEKKEN_BYTES: Final = 4 * limits.MAX_OVERHEAD_BYTES  # published files take half of that
 _LLAMA3_RANKS: Final = 128_000
 _LLAMA3_SPECIAL: Final = 256
 _LLAMA3_NAMED: Final = (
@@ -70,10 +71,11 @@ def read_tiktoken(data: bytes) -> RankModel:
     Raises:
         ModelFileError: broken lines, or another vocabulary.
     """
-    lines = data.split()
+    lines = data.split(None, 2 * _LLAMA3_RANKS)
     if len(lines) != 2 * _LLAMA3_RANKS:
+        num_lines = data.count(b"\n") + (not data.endswith(b"\n"))
         raise ModelFileError(
-            f"{len(lines) // 2} ranks, Llama 3 has {_LLAMA3_RANKS}.",
+            f"{num_lines} ranks, Llama 3 has {_LLAMA3_RANKS}.",
             hint="the special tokens of another tiktoken file aren't in it; add tokenizer.json.",
         )
     tokens = _decode(lines[::2])
@@ -93,6 +95,10 @@ def read_tekken(data: bytes) -> RankModel:
     Raises:
         ModelFileError: not such a file, or sizes that don't fit each other.
     """
+    try:
+        check_json_bounds(data, _MAX_TEKKEN_BYTES)
+    except ValueError as error:
+        raise ModelFileError(f"not a tekken vocabulary: {error}") from None
     try:
         whole = json.loads(data)
         config = whole["config"]

@@ -90,6 +90,8 @@ def _parse(path: Path, data: bytes) -> HfTokenizer:
 
 def _check_before(path: Path, data: bytes) -> None:
     """What must hold before the library sees the bytes."""
+    if (count := data.count(b",") + data.count(b"[")) > limits.MAX_TOKENIZER_VALUES:
+        raise ModelFileError(f"{path}: {count} JSON values, at most {limits.MAX_TOKENIZER_VALUES} are taken.")
     if (count := data.count(b'"content"')) > limits.MAX_ADDED_TOKENS:
         raise ModelFileError(f"{path}: {count} added tokens, at most {limits.MAX_ADDED_TOKENS} are taken.")
     with named_failures(path):
