@@ -6,6 +6,7 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <memory>
@@ -124,6 +125,14 @@ void check_model(const Model& m) {
   if (f.hidden < 1 || f.vocab < 1 || f.max_tokens < 1 || m.layers.empty()) throw std::invalid_argument("facts are missing");
   check_projection("embed", m.embed, f.vocab, f.hidden);
   check_projection("head", m.head, f.vocab, f.hidden);
+  std::vector<bool> groups(m.layers.size());
+  for (const LayerFacts& l : m.layers) {
+    if (l.kv_group < 0 || static_cast<size_t>(l.kv_group) >= groups.size()) throw std::invalid_argument("KV group out of range");
+    groups[static_cast<size_t>(l.kv_group)] = true;
+  }
+  if (std::find(std::find(groups.begin(), groups.end(), false), groups.end(), true) != groups.end()) {
+    throw std::invalid_argument("a KV group has no layers");
+  }
   if (m.final_norm == nullptr) throw std::invalid_argument("final_norm is missing");
   for (size_t i = 0; i < m.layers.size(); ++i) {
     const LayerFacts& l = m.layers[i];
@@ -186,9 +195,15 @@ StepRow read_row(nb::handle source, Step& step) {
     step.tokens.push_back(-1);
   }
   row.count = static_cast<int64_t>(step.tokens.size()) - row.first;
-  row.first_page = static_cast<int64_t>(step.pages.size());
-  append(step.pages, item(item(source, 3), 0));
-  row.page_count = static_cast<int64_t>(step.pages.size()) - row.first_page;
+  row.first_span = static_cast<int64_t>(step.spans.size());
+  const nb::handle groups = item(source, 3);
+  if (!PyTuple_Check(groups.ptr())) throw nb::type_error("a plan holds tuples");
+  row.num_spans = PyTuple_GET_SIZE(groups.ptr());
+  for (Py_ssize_t g = 0; g < row.num_spans; ++g) {
+    const auto first = static_cast<int64_t>(step.pages.size());
+    append(step.pages, item(groups, g));
+    step.spans.push_back({first, static_cast<int64_t>(step.pages.size()) - first});
+  }
   row.num_drafts = integer(item(source, 4));
   const nb::handle output = item(source, 5);
   const int64_t kind = integer(item(output, 0));
@@ -214,7 +229,7 @@ std::unique_ptr<Step> read_step(int64_t number, nb::tuple released, nb::list ope
     step->opened.push_back(std::move(slot));
   }
   for (nb::handle source : copies)
-    step->copies.push_back({small(item(source, 1)), small(item(source, 2))});  // core.step.PageCopy
+    step->copies.push_back({small(item(source, 0)), small(item(source, 1)), small(item(source, 2))});  // core.step.PageCopy
   for (nb::handle source : rows) step->rows.push_back(read_row(source, *step));
   return step;
 }
@@ -307,6 +322,7 @@ void bind_model(nb::module_& m) {
       .def_rw("intermediate", &LayerFacts::intermediate)
       .def_rw("window", &LayerFacts::window)
       .def_rw("rope", &LayerFacts::rope)
+      .def_rw("kv_group", &LayerFacts::kv_group)
       .def_prop_rw(
           "activation", [](const LayerFacts& f) { return static_cast<int32_t>(f.activation); },
           [](LayerFacts& f, int32_t value) {
@@ -426,23 +442,24 @@ void bind_decoder(nb::module_& m) {
   nb::class_<Decoder>(m, "Decoder")
       .def("__init__", &init_decoder, nb::arg("pool"), nb::arg("kernels"), nb::arg("model"), nb::arg("max_slots"),
            nb::arg("max_step_tokens"), nb::arg("page_tokens"), nb::arg("kv_type"), nb::keep_alive<1, 2>(), nb::keep_alive<1, 4>())
-      .def("bytes_per_page", &Decoder::bytes_per_page)
+      .def("num_groups", &Decoder::num_groups)
+      .def("bytes_per_page", &Decoder::bytes_per_page, nb::arg("group"))
       .def("allocate", &Decoder::allocate, nb::arg("pages"))
       .def(
           "read_page",
-          [](Decoder& d, int64_t page) {
-            std::string bytes(static_cast<size_t>(d.bytes_per_page()), '\0');
-            d.read_page(page, reinterpret_cast<uint8_t*>(bytes.data()));
+          [](Decoder& d, int64_t group, int64_t page) {
+            std::string bytes(static_cast<size_t>(d.bytes_per_page(group)), '\0');
+            d.read_page(group, page, reinterpret_cast<uint8_t*>(bytes.data()));
             return nb::bytes(bytes.data(), bytes.size());
           },
-          nb::arg("page"))
+          nb::arg("group"), nb::arg("page"))
       .def(
           "write_page",
-          [](Decoder& d, int64_t page, nb::bytes bytes) {
-            if (static_cast<int64_t>(bytes.size()) != d.bytes_per_page()) throw nb::value_error("a page has another size");
-            d.write_page(page, reinterpret_cast<const uint8_t*>(bytes.c_str()));
+          [](Decoder& d, int64_t group, int64_t page, nb::bytes bytes) {
+            if (static_cast<int64_t>(bytes.size()) != d.bytes_per_page(group)) throw nb::value_error("a page has another size");
+            d.write_page(group, page, reinterpret_cast<const uint8_t*>(bytes.c_str()));
           },
-          nb::arg("page"), nb::arg("bytes"))
+          nb::arg("group"), nb::arg("page"), nb::arg("bytes"))
       .def(
           "submit",
           [](Decoder& d, int64_t number, nb::tuple released, nb::list opened, nb::tuple copies, nb::tuple rows) {

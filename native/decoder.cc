@@ -1,8 +1,6 @@
 // The forward pass, layer by layer, over the pool.
 #include "decoder.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -16,8 +14,6 @@ namespace {
 
 constexpr int64_t kQueryRows = 32;    // (query, head) rows of one piece of attention
 constexpr int64_t kLogprobRows = 64;  // positions whose logits exist at once for prompt logprobs
-
-int64_t padded(int64_t dim) { return (dim + kTile - 1) / kTile * kTile; }
 
 // In place: each head's norm, or one over all heads together.
 void norm_heads(const Kernels& kernels, const LayerFacts& f, const float* weight, float eps, float* heads, int64_t count) {
@@ -48,52 +44,6 @@ float* Decoder::Floats::need(int64_t count) {
     capacity = count;
   }
   return data.get();
-}
-
-Decoder::Decoder(Pool& pool, const Kernels& kernels, Model model, Limits limits)
-    : pool_(pool), kernels_(kernels), model_(std::move(model)), limits_(limits), slots_(static_cast<size_t>(limits.max_slots)) {
-  int64_t offset = 0;
-  for (size_t i = 0; i < model_.layers.size(); ++i) {
-    layer_offset_.push_back(offset);
-    offset += kv_layer(i).page_bytes();
-  }
-  layer_offset_.push_back(offset);
-  for (const LayerFacts& layer : model_.layers) longest_window_ = std::max(longest_window_, layer.window);
-  for (const LayerFacts& layer : model_.layers) longest_window_ = layer.window == 0 ? 0 : longest_window_;
-  driver_ = std::thread([this] { drive(); });
-}
-
-Decoder::~Decoder() {
-  cancel();
-  {
-    std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  changed_.notify_all();
-  driver_.join();
-  if (kv_ != nullptr) ::munmap(kv_, static_cast<size_t>(pages_ * bytes_per_page()));
-}
-
-int64_t Decoder::bytes_per_page() const { return layer_offset_.back(); }
-
-void Decoder::allocate(int64_t pages) {
-  if (kv_ != nullptr) throw std::logic_error("pages are allocated already");
-  int64_t bytes = 0;
-  if (pages < 1 || __builtin_mul_overflow(pages, bytes_per_page(), &bytes)) throw std::invalid_argument("pages out of range");
-  void* memory = ::mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-  ::madvise(memory, static_cast<size_t>(bytes), MADV_HUGEPAGE);
-#endif
-  kv_ = static_cast<uint8_t*>(memory);
-  pages_ = pages;
-}
-
-KvLayer Decoder::kv_layer(size_t layer) const {
-  const LayerFacts& f = model_.layers[layer];
-  KvLayer kv{nullptr, limits_.kv_type, f.num_kv_heads, f.head_dim, padded(f.head_dim), limits_.page_tokens};
-  if (kv_ != nullptr) kv.base = kv_ + layer_offset_[layer] * pages_;
-  return kv;
 }
 
 // --- Work over tokens -------------------------------------------------------------------------------------------------------------
@@ -176,7 +126,7 @@ void Decoder::prepare_heads(size_t layer) {
       rotate_heads(kernels_, *rope, token.position, q, f.num_heads, dim);
       rotate_heads(kernels_, *rope, token.position, k, f.num_kv_heads, dim);
     }
-    store_kv(kv, slots_[static_cast<size_t>(token.slot)].table.data(), token.position, k, v);
+    store_kv(kv, table_of(token.slot, layer), token.position, k, v);
   });
 }
 
@@ -201,7 +151,7 @@ void Decoder::attend_all(size_t layer) {
     const WorkItem& item = items_[static_cast<size_t>(index)];
     const int64_t at = item.first_token * width + item.kv_head * group * dim;
     const float* sinks = model_.weights[layer].sinks;
-    kernels_.attend({kv, item.kv_head, slots_[static_cast<size_t>(item.slot)].table.data(), q_.data.get() + at, width, group,
+    kernels_.attend({kv, item.kv_head, table_of(item.slot, layer), q_.data.get() + at, width, group,
                      batch_[static_cast<size_t>(item.first_token)].position, item.count, f.window, f.scale, f.softcap,
                      sinks == nullptr ? nullptr : sinks + item.kv_head * group, out + at, width,
                      scratch + thread * scratch_floats});

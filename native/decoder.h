@@ -26,8 +26,9 @@ enum class Activation : int32_t { silu = 0, gelu_tanh = 1, gelu = 2, swiglu_oai 
 // Facts of one layer; see penstock.model.spec.
 struct LayerFacts {
   int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0, intermediate = 0;
-  int64_t window = 0;  // 0 is all
-  int32_t rope = -1;   // index of a rope table, -1 is none
+  int64_t window = 0;    // 0 is all
+  int32_t rope = -1;     // index of a rope table, -1 is none
+  int32_t kv_group = 0;  // layers of a group share one page table a sequence
   Activation activation = Activation::silu;
   float scale = 1.0f, softcap = 0.0f, clamp = 0.0f;
   float qkv_clip = 0.0f;     // 0 is none
@@ -95,16 +96,21 @@ struct OpenedSlot {
 struct StepRow {
   int32_t slot = 0;
   int64_t start = 0;
-  int64_t first = 0, count = 0;            // its tokens within Step::tokens; a future token is -1
-  int64_t first_page = 0, page_count = 0;  // within Step::pages
+  int64_t first = 0, count = 0;           // its tokens within Step::tokens; a future token is -1
+  int64_t first_span = 0, num_spans = 0;  // within Step::spans, one a KV group
   int64_t num_drafts = 0;
   OutputKind output = OutputKind::none;
   int64_t logprobs_first = 0, logprobs_count = 0, logprobs_top = 0;
   bool sample = false;
 };
 
+// New pages of one row in one KV group, within Step::pages.
+struct PageSpan {
+  int64_t first = 0, count = 0;
+};
+
 struct StepCopy {
-  int32_t source = 0, target = 0;
+  int32_t group = 0, source = 0, target = 0;
 };
 
 struct Step {
@@ -113,6 +119,7 @@ struct Step {
   std::vector<OpenedSlot> opened;
   std::vector<StepCopy> copies;
   std::vector<StepRow> rows;
+  std::vector<PageSpan> spans;
   std::vector<int32_t> tokens, pages;
 };
 
@@ -139,14 +146,15 @@ class Decoder {
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
 
-  int64_t bytes_per_page() const;
+  int64_t num_groups() const { return static_cast<int64_t>(groups_.size()); }
+  int64_t bytes_per_page(int64_t group) const;
   int64_t vocab() const { return model_.facts.vocab; }
-  // Takes zeroed memory for that many pages; std::bad_alloc where there is none. Once.
-  void allocate(int64_t pages);
+  // Takes zeroed memory for that many pages of each group; std::bad_alloc where there is none. Once.
+  void allocate(const std::vector<int64_t>& pages);
 
-  // Copies one page of all layers out or in; bytes_per_page() bytes. Only while no step is under way.
-  void read_page(int64_t page, uint8_t* out);
-  void write_page(int64_t page, const uint8_t* bytes);
+  // Copies one page of all layers of a group out or in; bytes_per_page(group) bytes. Only while no step is under way.
+  void read_page(int64_t group, int64_t page, uint8_t* out);
+  void write_page(int64_t group, int64_t page, const uint8_t* bytes);
 
   // Queues a step; its forward starts when the step before it has finished. Returns at once.
   void submit(std::unique_ptr<Step> step);
@@ -164,7 +172,14 @@ class Decoder {
     bool open = false;
     History history;
     Sampling sampling;
-    std::vector<int32_t> table;
+    std::vector<std::vector<int32_t>> tables;  // of each KV group
+  };
+  struct Group {
+    std::vector<size_t> layers;
+    int64_t bytes_per_page = 0;
+    int64_t window = 0;  // the longest of its layers, 0 where one sees everything
+    int64_t pages = 0;
+    uint8_t* memory = nullptr;
   };
   struct Token {
     int32_t id, slot;
@@ -197,7 +212,11 @@ class Decoder {
   void take_pages(const Step& step, const StepRow& row, Slot& slot);
   Slot& slot_at(int32_t slot);
   void copy_page(const StepCopy& copy);
-  void check_idle_page(int64_t page);
+  Group& group_of_page(int64_t group, int64_t page);
+  Group& idle_page(int64_t group, int64_t page);
+  const int32_t* table_of(int32_t slot, size_t layer) const;
+  void make_groups();
+  void free_pages();
   void embed();
   void attention_block(size_t layer);
   void prepare_heads(size_t layer);
@@ -230,10 +249,8 @@ class Decoder {
   Model model_;
   Limits limits_;
   std::vector<Slot> slots_;
-  std::vector<int64_t> layer_offset_;  // bytes before each layer, per page of all layers before it
-  uint8_t* kv_ = nullptr;
-  int64_t pages_ = 0;
-  int64_t longest_window_ = 0;  // 0 where any layer sees everything
+  std::vector<Group> groups_;
+  std::vector<int64_t> layer_offset_;  // bytes of a page before each layer, within its group
 
   // Of the step under way.
   std::vector<Token> batch_;

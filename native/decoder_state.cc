@@ -38,22 +38,29 @@ void Decoder::open_slot(OpenedSlot& opened) {
   slot.open = true;
   slot.history.reset(std::move(opened.tokens), opened.num_prompt);
   slot.sampling = std::move(sampling);
-  slot.table.clear();
+  slot.tables.resize(groups_.size());
+  for (auto& table : slot.tables) table.clear();
 }
 
-// Appends the row's pages to its slot's table: every page that the row will read or write must be there.
+// Appends the row's pages to its slot's tables: every page that the row will read or write must be there.
 void Decoder::take_pages(const Step& step, const StepRow& row, Slot& slot) {
-  for (int64_t i = 0; i < row.page_count; ++i) {
-    const int32_t page = step.pages[static_cast<size_t>(row.first_page + i)];
-    require(page >= -1 && page < pages_, "page out of range");
-    slot.table.push_back(page);
-  }
   const int64_t end = row.start + row.count;
   require(row.start >= 0 && row.count >= 1 && end <= model_.facts.max_tokens, "row beyond max_model_tokens");
-  require(end <= static_cast<int64_t>(slot.table.size()) * limits_.page_tokens, "row beyond its pages");
-  const int64_t first = longest_window_ > 0 ? std::max<int64_t>(0, row.start - longest_window_ + 1) : 0;
-  for (int64_t page = first / limits_.page_tokens; page * limits_.page_tokens < end; ++page) {
-    require(slot.table[static_cast<size_t>(page)] >= 0, "a page that the row reads was freed");
+  require(row.num_spans == num_groups(), "a row has pages for another number of KV groups");
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    const Group& group = groups_[g];
+    const PageSpan& span = step.spans[static_cast<size_t>(row.first_span) + g];
+    std::vector<int32_t>& table = slot.tables[g];
+    for (int64_t i = 0; i < span.count; ++i) {
+      const int32_t page = step.pages[static_cast<size_t>(span.first + i)];
+      require(page >= -1 && page < group.pages, "page out of range");
+      table.push_back(page);
+    }
+    require(end <= static_cast<int64_t>(table.size()) * limits_.page_tokens, "row beyond its pages");
+    const int64_t first = group.window > 0 ? std::max<int64_t>(0, row.start - group.window + 1) : 0;
+    for (int64_t page = first / limits_.page_tokens; page * limits_.page_tokens < end; ++page) {
+      require(table[static_cast<size_t>(page)] >= 0, "a page that the row reads was freed");
+    }
   }
 }
 
@@ -87,43 +94,12 @@ void Decoder::take_row(const Step& step, const StepRow& row) {
   }
 }
 
-void Decoder::copy_page(const StepCopy& copy) {
-  require(copy.source >= 0 && copy.source < pages_ && copy.target >= 0 && copy.target < pages_, "page out of range");
-  for (size_t layer = 0; layer < model_.layers.size(); ++layer) {
-    const KvLayer kv = kv_layer(layer);
-    std::memcpy(kv.base + copy.target * kv.page_bytes(), kv.base + copy.source * kv.page_bytes(),
-                static_cast<size_t>(kv.page_bytes()));
-  }
-}
-
-void Decoder::check_idle_page(int64_t page) {
-  const std::lock_guard lock(mutex_);
-  require(queue_.empty(), "a step is under way");
-  require(page >= 0 && page < pages_, "page out of range");
-}
-
-void Decoder::read_page(int64_t page, uint8_t* out) {
-  check_idle_page(page);
-  for (size_t layer = 0; layer < model_.layers.size(); ++layer) {
-    const KvLayer kv = kv_layer(layer);
-    std::memcpy(out + layer_offset_[layer], kv.base + page * kv.page_bytes(), static_cast<size_t>(kv.page_bytes()));
-  }
-}
-
-void Decoder::write_page(int64_t page, const uint8_t* bytes) {
-  check_idle_page(page);
-  for (size_t layer = 0; layer < model_.layers.size(); ++layer) {
-    const KvLayer kv = kv_layer(layer);
-    std::memcpy(kv.base + page * kv.page_bytes(), bytes + layer_offset_[layer], static_cast<size_t>(kv.page_bytes()));
-  }
-}
-
 void Decoder::apply(Step& step) {
   batch_.clear();
   for (const int32_t slot : step.released) slot_at(slot).open = false;
   for (OpenedSlot& opened : step.opened) open_slot(opened);
   require(static_cast<int64_t>(step.tokens.size()) <= limits_.max_step_tokens, "more tokens than max_step_tokens");
-  require(pages_ > 0, "no pages are allocated");
+  require(groups_[0].memory != nullptr, "no pages are allocated");
   std::vector<bool> seen(slots_.size());
   for (const StepRow& row : step.rows) {
     take_row(step, row);

@@ -14,7 +14,7 @@ from pathlib import Path
 from penstock.backend.cpu import CpuBackend, CpuOptions, Pool, read_machine
 from penstock.core import ConfigError, EngineConfig, ModelFileError, Request, SamplingParams, limits
 from penstock.engine import Engine, EngineThread, WallClock
-from penstock.kv import KvManager, KvSize, size_kv
+from penstock.kv import KvBudget, KvManager, KvSize, size_kv
 from penstock.model import Checkpoint, find_pulled, open_checkpoint, parse_reference
 from penstock.sched import Scheduler
 from penstock.text import Tokenizer, load_gguf_tokenizer, load_tokenizer
@@ -190,9 +190,9 @@ def _start(
         backend.kv_groups,
         options.page_tokens,
         _context(options, checkpoint),
-        max(0, read_machine().available_bytes),
-        kv_bytes=options.kv_bytes,
+        KvBudget(read_machine().available_bytes, options.kv_bytes),
         pinned_context=options.max_model_tokens is not None,
+        chunk_tokens=options.max_step_tokens,
     )
     say(kv.line(backend.kv_type))
     config = EngineConfig(

@@ -220,7 +220,7 @@ def test_control_poison_in_a_used_page_fails_that_row_alone(expected):
 def poison(backend, pages):
     """Fills whole pages of every layer with NaN."""
     for page in pages:
-        backend.write_page(page, b"\xff" * backend.kv_groups[0].bytes_per_page)
+        backend.write_page(0, page, b"\xff" * backend.kv_groups[0].bytes_per_page)
 
 
 def test_bad_plans_are_refused_and_the_next_one_runs(expected):

@@ -2,10 +2,11 @@
 
 from penstock.kv.manager import KvManager, Match
 from penstock.kv.prefix import PageHasher, PendingPage, PromptPages
-from penstock.kv.size import DEFAULT_SEQUENCES, KvSize, human_bytes, size_kv
+from penstock.kv.size import DEFAULT_SEQUENCES, KvBudget, KvSize, human_bytes, size_kv
 
 __all__ = [
     "DEFAULT_SEQUENCES",
+    "KvBudget",
     "KvManager",
     "KvSize",
     "Match",

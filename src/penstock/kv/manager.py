@@ -16,6 +16,7 @@ from typing import NamedTuple
 from penstock.core import EngineConfig, KvGroup, PageCopy, Request, Sequence
 from penstock.kv.pool import PagePool
 from penstock.kv.prefix import Claim, Entry, PageHash, PageHasher, PendingPage, PrefixIndex, PromptPages, pack, sha256
+from penstock.kv.size import pages_needed
 
 
 class Match(NamedTuple):
@@ -117,11 +118,7 @@ class KvManager:
 
     def need(self, num_tokens: int) -> list[int]:
         """Pages that a sequence of so many tokens holds at most, by group (a window: its last pages and a chunk)."""
-        pages = -(-num_tokens // self._page_tokens)
-        return [
-            pages if window is None else min(pages, -(-window // self._page_tokens) + 2 + self._chunk_pages)
-            for window in self._windows
-        ]
+        return [pages_needed(num_tokens, window, self._page_tokens, self._chunk_pages) for window in self._windows]
 
     def fits(self, num_tokens: int) -> bool:
         """Whether a sequence of so many tokens fits when it is alone."""

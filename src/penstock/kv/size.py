@@ -6,7 +6,9 @@ returned max_model_tokens, and what was cut to get there is named.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from penstock.core import ConfigError, KvGroup
 
@@ -20,22 +22,56 @@ MIN_MODEL_TOKENS = 256
 SHORT_TOKENS = 512
 
 
+class KvBudget(NamedTuple):
+    """What KV may take.
+
+    Attributes:
+        free_bytes: memory that is free once the weights are in; a share of it is taken.
+        kv_bytes: the user's own figure, all of it taken, or None.
+    """
+
+    free_bytes: int
+    kv_bytes: int | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all groups together, at most."""
+        return int(max(0, self.free_bytes) * FREE_SHARE) if self.kv_bytes is None else self.kv_bytes
+
+    @property
+    def source(self) -> str:
+        """Where the figure comes from, for people."""
+        if self.kv_bytes is None:
+            return f"half of {human_bytes(self.free_bytes)} free memory"
+        return f"--kv-bytes {human_bytes(self.kv_bytes)}"
+
+
+def pages_needed(num_tokens: int, window: int | None, page_tokens: int, chunk_pages: int) -> int:
+    """Pages of one group that a sequence of so many tokens holds at most: a window keeps its last pages and a chunk."""
+    pages = -(-num_tokens // page_tokens)
+    return pages if window is None else min(pages, -(-window // page_tokens) + 2 + chunk_pages)
+
+
 @dataclass(frozen=True, slots=True)
 class KvSize:
     """The choice.
 
     Attributes:
-        pages: of each KV group.
+        groups: KV groups.
+        pages: of each group.
         page_tokens: tokens of a page.
         kv_bytes: bytes of all groups together.
         max_model_tokens: as asked, or cut to fit.
+        chunk_pages: pages that a step's tokens may take beside a window.
         cut: why something was cut, or "".
     """
 
+    groups: tuple[KvGroup, ...]
     pages: tuple[int, ...]
     page_tokens: int
     kv_bytes: int
     max_model_tokens: int
+    chunk_pages: int
     cut: str
 
     @property
@@ -43,15 +79,27 @@ class KvSize:
         """Tokens that the smallest group holds."""
         return min(self.pages) * self.page_tokens
 
+    def room(self, num_tokens: int) -> int:
+        """Sequences of so many tokens that fit at once."""
+        return min(
+            pages // pages_needed(num_tokens, group.window, self.page_tokens, self.chunk_pages)
+            for pages, group in zip(self.pages, self.groups, strict=True)
+        )
+
     def line(self, kv_type: str) -> str:
         """Pages, tokens and how many requests of which length fit, in one line."""
-        full = self.tokens // self.max_model_tokens
+        if len(self.groups) == 1 and self.groups[0].window is None:
+            held = f"{self.pages[0]:,} pages × {self.page_tokens} tokens = {self.tokens:,} tokens"
+        else:
+            named = (f"{group.name} {pages:,}" for group, pages in zip(self.groups, self.pages, strict=True))
+            held = f"{' + '.join(named)} pages × {self.page_tokens} tokens"
+        full = self.room(self.max_model_tokens)
         text = (
-            f"kv: {self.pages[0]:,} pages × {self.page_tokens} tokens = {self.tokens:,} tokens "
-            f"({human_bytes(self.kv_bytes)}, {kv_type}); room for {full:,} requests of {self.max_model_tokens:,} tokens"
+            f"kv: {held} ({human_bytes(self.kv_bytes)}, {kv_type}); "
+            f"room for {full:,} requests of {self.max_model_tokens:,} tokens"
         )
         if self.max_model_tokens > SHORT_TOKENS:
-            text += f" or {self.tokens // SHORT_TOKENS:,} of {SHORT_TOKENS:,}"
+            text += f" or {self.room(SHORT_TOKENS):,} of {SHORT_TOKENS:,}"
         return f"{text}; cut: {self.cut}" if self.cut else text
 
 
@@ -67,46 +115,73 @@ def size_kv(
     groups: tuple[KvGroup, ...],
     page_tokens: int,
     max_model_tokens: int,
-    free_bytes: int,
+    budget: KvBudget,
     *,
-    kv_bytes: int | None = None,
     pinned_context: bool = False,
+    chunk_tokens: int = 0,
 ) -> KvSize:
-    """The pages of every group (equal in number), from `kv_bytes` if given, else from `free_bytes`.
+    """The pages of every group within the budget.
+
+    Each group gets what DEFAULT_SEQUENCES of full length and DEFAULT_TOKENS in short sequences hold of it, and in that
+    proportion less (or, of `kv_bytes`, more), but never less than one sequence needs.
 
     Args:
         groups: with the bytes of one page each.
         page_tokens: tokens of a page.
         max_model_tokens: the longest sequence wanted.
-        free_bytes: memory that is free once the weights are in.
-        kv_bytes: the user's own figure.
+        budget: bytes of all groups together.
         pinned_context: max_model_tokens was asked for by the user, so it is not cut but refused.
+        chunk_tokens: tokens that the steps under way may add to one sequence, which a window must hold beside itself.
 
     Raises:
         ConfigError: not even MIN_MODEL_TOKENS fit, or a pinned length does not.
     """
-    page_bytes = sum(group.bytes_per_page for group in groups)
-    if kv_bytes is not None:
-        budget, source = kv_bytes, f"--kv-bytes {human_bytes(kv_bytes)}"
-    else:
-        budget = int(free_bytes * FREE_SHARE)
-        source = f"half of {human_bytes(free_bytes)} free memory"
-    wanted = -(-max_model_tokens // page_tokens)
-    affordable = max(0, budget) // page_bytes
-    pages = (
-        affordable
-        if kv_bytes is not None
-        else min(affordable, max(wanted * DEFAULT_SEQUENCES, DEFAULT_TOKENS // page_tokens))
-    )
-    if pages >= wanted:
-        return KvSize((pages,) * len(groups), page_tokens, pages * page_bytes, max_model_tokens, "")
-    fits = pages * page_tokens
+    chunk_pages = -(-chunk_tokens // page_tokens)
+
+    def need(num_tokens: int) -> tuple[int, ...]:
+        return tuple(pages_needed(num_tokens, group.window, page_tokens, chunk_pages) for group in groups)
+
+    def choice(pages: tuple[int, ...], context: int, cut: str) -> KvSize:
+        return KvSize(groups, pages, page_tokens, _bytes(groups, pages), context, chunk_pages, cut)
+
+    alone = need(max_model_tokens)
+    if _bytes(groups, alone) <= budget.num_bytes:
+        return choice(_shares(groups, alone, page_tokens, budget), max_model_tokens, "")
+    most = -(-max_model_tokens // page_tokens)
+    context = _greatest(most, lambda count: _bytes(groups, need(count * page_tokens)) <= budget.num_bytes)
+    fits = context * page_tokens
     if pinned_context or fits < min(MIN_MODEL_TOKENS, max_model_tokens):
         raise ConfigError(
-            f"a sequence of {max_model_tokens:,} tokens needs {human_bytes(wanted * page_bytes)} of KV; "
-            f"{source} holds {fits:,} tokens.",
+            f"a sequence of {max_model_tokens:,} tokens needs {human_bytes(_bytes(groups, alone))} of KV; "
+            f"{budget.source} holds {fits:,} tokens.",
             param="max_model_tokens",
             hint="raise --kv-bytes, lower --max-model-tokens, or free memory.",
         )
-    cut = f"max_model_tokens {max_model_tokens:,} → {fits:,}, since {source} holds no more"
-    return KvSize((pages,) * len(groups), page_tokens, pages * page_bytes, fits, cut)
+    cut = f"max_model_tokens {max_model_tokens:,} → {fits:,}, since {budget.source} holds no more"
+    return choice(need(fits), fits, cut)
+
+
+def _bytes(groups: tuple[KvGroup, ...], pages: tuple[int, ...]) -> int:
+    return sum(count * group.bytes_per_page for count, group in zip(pages, groups, strict=True))
+
+
+def _greatest(limit: int, fits: Callable[[int], bool]) -> int:
+    """The greatest number from 0 to the limit that fits; 0 always does."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _shares(groups: tuple[KvGroup, ...], alone: tuple[int, ...], page_tokens: int, budget: KvBudget) -> tuple[int, ...]:
+    """Pages of each group in proportion to its demand, beyond it only for a figure that the user gave."""
+    demand = [max(count * DEFAULT_SEQUENCES, DEFAULT_TOKENS // page_tokens) for count in alone]
+    most = limit = max(demand)
+    if budget.kv_bytes is not None:
+        limit = max(most, budget.kv_bytes // min(group.bytes_per_page for group in groups))
+
+    def pages(scale: int) -> tuple[int, ...]:
+        return tuple(max(count, scale * wanted // most) for count, wanted in zip(alone, demand, strict=True))
+
+    return pages(_greatest(limit, lambda scale: _bytes(groups, pages(scale)) <= budget.num_bytes))

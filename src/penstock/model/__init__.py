@@ -5,6 +5,7 @@ Downloads live in `penstock.model.hub`, which this door does not import: a local
 
 from penstock.model.checkpoint import Checkpoint, open_checkpoint
 from penstock.model.facts import ModelFacts, inspect_checkpoint
+from penstock.model.kv_groups import LayerGroup, kv_groups
 from penstock.model.places import places
 from penstock.model.reference import parse_reference
 from penstock.model.repo_cache import find_pulled
@@ -17,6 +18,7 @@ __all__ = [
     "Checkpoint",
     "DecoderSpec",
     "Layer",
+    "LayerGroup",
     "Mlp",
     "ModelFacts",
     "QkNorm",
@@ -26,6 +28,7 @@ __all__ = [
     "WeightRef",
     "find_pulled",
     "inspect_checkpoint",
+    "kv_groups",
     "open_checkpoint",
     "parse_reference",
     "places",

@@ -29,7 +29,7 @@ from penstock.core import (
     limits,
 )
 from penstock.formats import Storage
-from penstock.model import DecoderSpec, WeightMap
+from penstock.model import DecoderSpec, WeightMap, kv_groups
 
 KV_TYPES = {"f32": 0, "bf16": 1}
 PAGE_MULTIPLE = 16  # positions of a tile of stored keys
@@ -120,23 +120,29 @@ class CpuBackend:
 
     @property
     def kv_groups(self) -> tuple[KvGroup, ...]:
-        """One group, every layer: windows are kept by what a query reads."""
-        return (KvGroup("full", tuple(range(len(self._spec.layers))), int(self._decoder.bytes_per_page())),)
+        """The layers that see everything, and those of each window."""
+        return tuple(
+            KvGroup(group.name, group.layers, int(self._decoder.bytes_per_page(index)), group.window)
+            for index, group in enumerate(kv_groups(self._spec))
+        )
 
     def allocate(self, pages: tuple[int, ...]) -> None:
-        """Takes memory for that many pages.
+        """Takes memory for that many pages of each group.
 
         Raises:
             ConfigError: the machine does not have it.
         """
-        if len(pages) != 1 or pages[0] < 1:
-            raise ConfigError(f"pages is {pages}; this backend has one KV group.", param="pages")
+        groups = self.kv_groups
+        if len(pages) != len(groups) or min(pages) < 1:
+            names = ", ".join(group.name for group in groups)
+            raise ConfigError(f"pages is {pages}; this model has the KV groups {names}.", param="pages")
+        reach = [count * self._options.page_tokens for count, g in zip(pages, groups, strict=True) if g.window is None]
         for table in self._ropes:
-            table.fill(pages[0] * self._options.page_tokens)
+            table.fill(min(reach, default=self._options.max_model_tokens))
         try:
-            self._decoder.allocate(pages[0])
+            self._decoder.allocate(list(pages))
         except (MemoryError, ValueError) as error:
-            size = pages[0] * int(self._decoder.bytes_per_page())
+            size = sum(count * group.bytes_per_page for count, group in zip(pages, groups, strict=True))
             raise ConfigError(
                 f"no memory for {size:,} bytes of KV.", param="kv_bytes", hint="lower --kv-bytes."
             ) from error
@@ -165,13 +171,13 @@ class CpuBackend:
         """Raw logits of the step's sampling positions in row order; call it before `finish`.  # [N, V] f32."""
         return np.asarray(self._decoder.peek_logits(), dtype=np.float32)
 
-    def read_page(self, page: int) -> bytes:
-        """One page's keys and values of all layers; only while no step is under way."""
-        return bytes(self._decoder.read_page(page))
+    def read_page(self, group: int, page: int) -> bytes:
+        """One page's keys and values of all layers of a group; only while no step is under way."""
+        return bytes(self._decoder.read_page(group, page))
 
-    def write_page(self, page: int, data: bytes) -> None:
+    def write_page(self, group: int, page: int, data: bytes) -> None:
         """Replaces one page; `data` is what `read_page` gave. Only while no step is under way."""
-        self._decoder.write_page(page, data)
+        self._decoder.write_page(group, page, data)
 
     def close(self) -> None:
         """Gives up what runs at the next layer. Memory goes with the last reference."""

@@ -27,6 +27,7 @@ from penstock.model import (
     Rope,
     WeightMap,
     WeightRef,
+    kv_groups,
     places,
 )
 
@@ -149,8 +150,11 @@ class Builder:
         facts.residual_scale = spec.residual_scale
         facts.logit_scale, facts.logit_softcap = spec.logit_scale, spec.logit_softcap
         self._native.set_facts(facts)
-        for layer in spec.layers:
-            self._native.add_layer(self._layer_facts(layer))
+        group_of = {index: g for g, group in enumerate(kv_groups(spec)) for index in group.layers}
+        for index, layer in enumerate(spec.layers):
+            layer_facts = self._layer_facts(layer)
+            layer_facts.kv_group = group_of[index]
+            self._native.add_layer(layer_facts)
         self._native.set_matrix("embed", -1, matrices["embed"])
         self._native.set_matrix("head", -1, matrices["embed" if spec.tied_head else "head"])
         for place, shape in places(spec).items():

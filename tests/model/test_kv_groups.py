@@ -1,0 +1,35 @@
+"""Layers by how far they look back."""
+
+from dataclasses import replace
+
+from tests.backend.reference import make_spec
+
+from penstock.model import DecoderSpec, kv_groups
+
+
+def windowed(spec: DecoderSpec, windows: list[int | None]) -> DecoderSpec:
+    layer = spec.layers[0]
+    layers = tuple(replace(layer, attention=replace(layer.attention, window=window)) for window in windows)
+    return replace(spec, layers=layers)
+
+
+def found(windows: list[int | None]) -> list[tuple[str, tuple[int, ...], int | None]]:
+    return [(group.name, group.layers, group.window) for group in kv_groups(windowed(make_spec(), windows))]
+
+
+def test_a_model_without_windows_has_one_group() -> None:
+    assert found([None, None]) == [("full", (0, 1), None)]
+
+
+def test_a_model_of_one_window_has_just_that_group() -> None:
+    assert found([512, 512]) == [("window-512", (0, 1), 512)]
+
+
+def test_every_window_is_a_group_of_its_own_after_the_full_one() -> None:
+    groups = found([512, None, 128, 512, None])
+    assert groups == [("full", (1, 4), None), ("window-128", (2,), 128), ("window-512", (0, 3), 512)]
+
+
+def test_values_are_those_of_the_group_alone() -> None:
+    groups = kv_groups(windowed(make_spec(), [512, None, 512]))
+    assert [group.values_per_token for group in groups] == [64, 128]  # keys and values of two heads of 16
