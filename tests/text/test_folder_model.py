@@ -69,6 +69,15 @@ def test_flags_of_the_configuration(tmp_path, llama):
     assert glued.encode(" the", add_special_tokens=False) == ids != glued.encode("the", add_special_tokens=False)
 
 
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_special_ids_of_both_kinds_of_model(tmp_path, kind):
+    tokenizer = make(tmp_path / "m", train(kind), generation_config={"eos_token_id": 3})
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_ids) == (1, (2, 3))
+    assert tokenizer.encode("<s></s>", add_special_tokens=False, allow_special=True) == (1, 2)
+    assert {1, 2}.isdisjoint(tokenizer.encode("<s></s>", add_special_tokens=False))
+    assert tokenizer.token_text(2) == "</s>" and tokenizer.decode([1, 2]) == ""
+
+
 def test_the_space_between_control_tokens_and_text(tmp_path, llama):
     before = make(tmp_path / "a", llama, tokenizer_config={"legacy": True})
     since = make(tmp_path / "b", llama, tokenizer_config={"legacy": False})

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.text.conftest import read_vocab
-from tests.text.test_spm import train
+from tests.text.test_spm import SETTINGS, train
 from tests.text.torture import TORTURE, real_file, real_texts
 
 from penstock.core import ModelFileError
 from penstock.text import load_gguf_tokenizer
 from penstock.text.pieces import byte_alphabet
 from penstock.text.sentencepiece_model import read_spm_model
+from penstock.text.spm import Kind
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
 LETTERS = ["a", "b", "Ġ", "ab", "<|im_end|>"]
@@ -300,3 +301,32 @@ def test_any_metadata_is_a_tokenizer_or_one_line(kind, damage):
         load_gguf_tokenizer(metadata)
     except ModelFileError as error:
         assert "\n" not in str(error) and str(error).startswith("GGUF tokenizer: ")
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_spm_metadata_equals_the_sentencepiece_library(name):
+    """As converters write it: spaces of users' pieces are spaces, those of the others U+2581."""
+    import sentencepiece
+
+    data = train("bpe", **SETTINGS[name])
+    model = read_spm_model(data)
+    users = set(model.pieces.of(Kind.USER))
+    names = [each.replace("▁", " ") if id in users else each for id, each in enumerate(model.pieces.names)]
+    assert (name == "gemma") == any(" " in each for each in names)
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": names,
+        "tokenizer.ggml.token_type": model.pieces.kinds,
+        "tokenizer.ggml.scores": model.pieces.scores,
+        "tokenizer.ggml.add_space_prefix": model.dummy_prefix,
+    }
+    ours, theirs = load_gguf_tokenizer(metadata), sentencepiece.SentencePieceProcessor(model_proto=data)
+
+    @given(TORTURE)
+    @settings(max_examples=150, deadline=None)
+    def check(text):
+        ids = list(ours.encode(text, add_special_tokens=False))
+        assert ids == theirs.encode(text)
+        assert ours.decode(ids, skip_special_tokens=False) == theirs.decode(ids)
+
+    check()

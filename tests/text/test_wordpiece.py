@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from tests.text.torture import TORTURE, real_file, real_texts
 from tokenizers import Tokenizer
 
-from penstock.core import ModelFileError
-from penstock.text import load_gguf_tokenizer
+from penstock.core import ModelFileError, limits
+from penstock.text import load_gguf_tokenizer, load_tokenizer
 from penstock.text.spm import Pieces
 from penstock.text.wordpiece import build_wordpiece
 
@@ -79,3 +79,16 @@ def test_pieces_that_become_one_are_refused():
     pieces = Pieces(["[UNK]", "##a", "a", "▁a"], [3, 3, 1, 1], [0.0] * 4)
     with pytest.raises(ModelFileError, match="the same piece"):
         build_wordpiece(pieces, unknown=0, lowercase=True, strip_accents=True)
+
+
+def test_the_published_folder_encodes_and_decodes(bert, tmp_path):
+    _, theirs, state = bert
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"unk_token": "[UNK]", "cls_token": "[CLS]"}))
+    ours = load_tokenizer(tmp_path)
+    for text in (*real_texts(2000), "Unaffable hello-world!", "don't", "你好 é"):
+        ids = theirs.encode(text).ids
+        assert list(ours.encode(text)) == ids
+        assert ours.decode(ids) == theirs.decode(ids)
+    assert ours.decode(ours.encode("unaffable")) == "unaffable"  # the control: pieces are joined, not spaced
+    assert ours.max_token_bytes == limits.MAX_BODY_BYTES

@@ -134,8 +134,8 @@ def _from_spm(model: SpmModel, files: Files) -> Vocabulary:
 
 def _around_text(vocabulary: Vocabulary, names: Mapping[str, str], files: Files) -> Vocabulary:
     """The same with its special ids, put around a text as the configuration says: by default the beginning only."""
-    bos = _id_of(vocabulary.hf, names.get("bos_token"))
-    eos = _id_of(vocabulary.hf, names.get("eos_token"))
+    bos = vocabulary.controls.id_of(names.get("bos_token", ""))
+    eos = vocabulary.controls.id_of(names.get("eos_token", ""))
     size = vocabulary.hf.get_vocab_size(with_added_tokens=True)
     ends = {*(end for end in files.end_ids if end < size), *(() if eos is None else (eos,))}
     return replace(
