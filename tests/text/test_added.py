@@ -44,6 +44,12 @@ def test_the_older_file_counts_less():
     assert named.kinds[3] == Kind.CONTROL
 
 
+def test_tokens_that_steer_are_marked():
+    pieces = Pieces(["<unk>", "<|x|>", "<b>", "a", "<|y|>"], [2, 4, 4, 1, 1], [0.0] * 5)
+    extend_pieces(pieces, files(names={"eos_token": "a"}))
+    assert pieces.kinds == [Kind.UNKNOWN, Kind.CONTROL, Kind.USER, Kind.CONTROL, Kind.NORMAL]
+
+
 def test_special_tokens_are_renamed():
     special = {"<s>": 0, "</s>": 1}
     config = decoder(t1={"content": "<end>", "special": True}, t12={"content": "<more>", "special": True})

@@ -52,7 +52,7 @@ class AddedFile:
 
 
 def extend_pieces(pieces: Pieces, files: Files) -> Mapping[int, AddedFile]:
-    """Adds the files' tokens to a vocabulary in place; returns them by id.
+    """Adds the files' tokens to a vocabulary in place and marks those that steer; returns the added ones by id.
 
     Raises:
         ModelFileError: ids far beyond the vocabulary, or a kind of token that can't be served.
@@ -71,6 +71,11 @@ def extend_pieces(pieces: Pieces, files: Files) -> Mapping[int, AddedFile]:
                 f"the ordinary token {token.content[:64]!r} minds the space around it.",
                 hint="add tokenizer.json, which can say so exactly.",
             )
+    named = set(files.names.values())
+    for id in list(pieces.of(Kind.NORMAL, Kind.USER)):
+        name = pieces.names[id]
+        if name in named or (pieces.kinds[id] == Kind.USER and looks_like_control(name)):
+            pieces.kinds[id] = Kind.CONTROL
     return added
 
 
