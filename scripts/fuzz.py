@@ -16,6 +16,7 @@ import argparse
 import json
 import multiprocessing
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -50,6 +51,7 @@ def main() -> int:
         return bombs(options.findings)
     if options.seed is not None:
         options.first, options.cases, options.workers = options.seed, 1, 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: no process is left behind
     found = Findings(options.findings)
     for number, (seed, outcome) in enumerate(outcomes(options)):
         found.add(seed, outcome)
@@ -129,8 +131,14 @@ def outcomes(options: argparse.Namespace) -> Iterator[tuple[int, Outcome]]:
             runner.join()
 
 
+def _ends_by_default() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def run(options: argparse.Namespace, at: int, results: multiprocessing.Queue[tuple[int, Outcome]]) -> None:
     """One worker's share: every `workers`-th seed."""
+    _ends_by_default()
     deadline = time.monotonic() + options.hours * 3600
     opener = PLANTED[options.planted][0] if options.planted else open_model
     seeds = range(options.first + at, min(options.first + options.cases, 2**63), options.workers)
