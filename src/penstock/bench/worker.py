@@ -1,0 +1,41 @@
+"""One client process of a run: `python -m penstock.bench.worker`, fed and read by its parent over pipes.
+
+Knows nothing about its siblings. Invariant: it says "ready" before it is given the start, which is a time of the
+system-wide monotonic clock, so that all clients have one zero.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, TextIO
+
+from penstock.bench.runner import Progress, run_here
+from penstock.bench.wire import ask_from, plain, plan_from, result_to
+from penstock.core import PenstockError
+
+
+def work(given: TextIO, told: TextIO) -> None:
+    """Reads a plan with its asks and then the start, runs, and writes progress and the result."""
+
+    def tell(**line: Any) -> None:
+        told.write(json.dumps(line, separators=(",", ":")) + "\n")
+        told.flush()
+
+    order = json.loads(given.readline())
+    plan = plan_from(order["plan"])
+    groups = [[ask_from(ask) for ask in group] for group in order["groups"]]
+    tell(ready=True)
+    start = json.loads(given.readline())["start_s"]
+
+    def report(progress: Progress) -> None:
+        tell(progress=plain(progress))
+
+    try:
+        tell(result=result_to(run_here(plan, groups, report, start)))
+    except PenstockError as error:
+        tell(error=str(error))
+
+
+if __name__ == "__main__":
+    work(sys.stdin, sys.stdout)
