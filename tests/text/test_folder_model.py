@@ -1,12 +1,13 @@
 """Folders whose tokenizer is a SentencePiece file."""
 
 import json
+import re
 
 import pytest
 import sentencepiece
 from hypothesis import given, settings
 from tests.text.test_spm import SETTINGS, train
-from tests.text.torture import TORTURE, real_file
+from tests.text.torture import DATA, TORTURE, real_file
 
 from penstock.core import ModelFileError
 from penstock.text import load_tokenizer
@@ -119,3 +120,18 @@ def test_bad_files_are_named(tmp_path, data):
     with pytest.raises(ModelFileError, match=r"tokenizer\.model: ") as caught:
         make(tmp_path / "m", data)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["v2", "v3"])
+def test_published_conversations_have_the_published_ids(tmp_path, version):
+    """Rendered by Mistral's own library; U+2581 after a control token is the space that the model adds."""
+    samples = DATA / "chat_templates" / "mistral_chat_samples_a.json"
+    tokenizer = make(tmp_path / "m", real_file("mistral_v3_sentencepiece.model").read_bytes())
+    conversations = json.loads(samples.read_text())
+    assert len(conversations) == 3
+    for conversation in conversations.values():
+        shown = re.sub(r"(\]|<s>|</s>)▁", r"\1", conversation[f"text_{version}.txt"])
+        text = shown.replace("▁", " ").replace("<0x0A>", "\n")
+        ids = tokenizer.encode(text, add_special_tokens=False, allow_special=True)
+        assert list(ids) == conversation[f"tokens_{version}.json"]["tokens"]
+        assert list(tokenizer.encode(text, add_special_tokens=False)) != list(ids)  # the control
