@@ -1,10 +1,13 @@
 """Layers by how far they look back."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 from tests.backend.reference import make_spec
+from tests.model.published_configs import PUBLISHED
 
-from penstock.model import DecoderSpec, kv_groups
+from penstock.model import DecoderSpec, inspect_checkpoint, kv_groups
 
 
 def windowed(spec: DecoderSpec, windows: list[int | None]) -> DecoderSpec:
@@ -33,3 +36,18 @@ def test_every_window_is_a_group_of_its_own_after_the_full_one() -> None:
 def test_values_are_those_of_the_group_alone() -> None:
     groups = kv_groups(windowed(make_spec(), [512, None, 512]))
     assert [group.values_per_token for group in groups] == [64, 128]  # keys and values of two heads of 16
+
+
+def test_the_report_says_what_a_token_costs_by_group(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(PUBLISHED["gemma-3-1b-it"][0]))
+    facts = inspect_checkpoint(path)
+    assert "26,624 bytes a token: full 4,096, window-512 22,528" in facts.report()
+    assert sum(group.values_per_token for group in facts.kv_groups) * 2 == dict(facts.kv_bytes_per_token)["bf16"]
+
+
+def test_one_group_needs_no_name(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(PUBLISHED["llama-3.2-1b"][0]))
+    report = inspect_checkpoint(path).report()
+    assert "bytes a token" in report and "full" not in report

@@ -23,6 +23,7 @@ from penstock.model.checkpoint import (
 from penstock.model.families import family_of, read_spec
 from penstock.model.fields import Fields
 from penstock.model.json_file import read_json
+from penstock.model.kv_groups import LayerGroup, kv_groups
 from penstock.model.places import count_active_parameters, count_parameters, kv_values_per_token
 from penstock.model.safetensors_file import INDEX
 from penstock.model.spec import DecoderSpec, Rope
@@ -43,7 +44,8 @@ class ModelFacts:
         total_bytes: of the weights in use; 0 where only a config was there.
         bytes_by_storage: storage kind → bytes, largest first; () where only a config was there.
         quantization: the kind that most bytes have, or None for floats and bare configs.
-        kv_bytes_per_token: KV type → bytes that one token keeps.
+        kv_bytes_per_token: KV type → bytes that one token keeps, in all groups together.
+        kv_groups: layers by how far they look back, with what one token keeps in them; behind a window it is let go.
         skipped: part of the checkpoint that is not served → its tensors.
         generation_defaults: sampling that the model's makers recommend.
     """
@@ -56,6 +58,7 @@ class ModelFacts:
     bytes_by_storage: tuple[tuple[str, int], ...]
     quantization: str | None
     kv_bytes_per_token: tuple[tuple[str, int], ...]
+    kv_groups: tuple[LayerGroup, ...]
     skipped: tuple[tuple[str, int], ...]
     generation_defaults: SamplingParams
 
@@ -81,11 +84,18 @@ class ModelFacts:
         if self.bytes_by_storage:
             rows.append(("weights", f"{self.total_bytes:,} bytes, {self.quantization or 'not quantized'}"))
         for kind, size in self.kv_bytes_per_token:
-            rows.append((f"KV {kind}", f"{size:,} bytes a token"))
+            rows.append((f"KV {kind}", f"{size:,} bytes a token{self._by_group(kind)}"))
         for part, count in self.skipped:
             rows.append(("not served", f"{part} ({count:,} tensors)"))
         rows.append(("sampling", self._recommended()))
         return "\n".join(f"{name:<13} {value}" for name, value in rows)
+
+    def _by_group(self, kind: str) -> str:
+        """What each group keeps of them, where there is more than one."""
+        if len(self.kv_groups) == 1:
+            return ""
+        size = dict(_KV_BYTES)[kind]
+        return ": " + ", ".join(f"{group.name} {size * group.values_per_token:,}" for group in self.kv_groups)
 
     def _recommended(self) -> str:
         own = SamplingParams()
@@ -147,6 +157,7 @@ def _facts(name: str, spec: DecoderSpec, weights: WeightMap | None, defaults: Sa
         bytes_by_storage=storage,
         quantization=storage[0][0] if storage and storage[0][0] not in floats else None,
         kv_bytes_per_token=tuple((kind, size * kv_values_per_token(spec)) for kind, size in _KV_BYTES),
+        kv_groups=kv_groups(spec),
         skipped=tuple(sorted(parts.items())),
         generation_defaults=defaults,
     )
