@@ -85,3 +85,7 @@ MAX_HUB_RETRIES: Final = 5
 MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 MAX_ERROR_BODY_BYTES: Final = 64 * 1024
+
+# Benchmark records.
+MAX_RECORD_BYTES: Final = 128 * 1024 * 1024
+MAX_RECORD_OVERHEAD_BYTES: Final = 2 * 1024 * 1024 * 1024  # that parsing one takes: each chunk's time is a number
