@@ -126,6 +126,14 @@ def find_model(model: str | None, revision: str | None = None, say: Callable[[st
     return resolve_model(model, revision, say)
 
 
+def model_name(model: str | None, own: str) -> str:
+    """The model's name for people and answers: a hub id as it was given, else its folder's or file's (`own`)."""
+    if model is None:
+        return BUNDLED_NAME
+    is_path = Path(model).expanduser().exists()
+    return own if is_path or parse_reference(model) is None else model
+
+
 def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The checkpoint's tokenizer, checked against the embedding's rows.
 
@@ -211,7 +219,7 @@ def _start(
     scheduler = Scheduler(config, KvManager(backend.kv_groups, config))
     client = EngineThread(Engine(config, scheduler, backend, tokenizer), WallClock())
     return LoadedModel(
-        name=_name(options.model, checkpoint),
+        name=model_name(options.model, checkpoint.name),
         checkpoint=checkpoint,
         tokenizer=tokenizer,
         client=client,
@@ -222,14 +230,6 @@ def _start(
         threads=backend.threads,
         pool=backend.pool,
     )
-
-
-def _name(model: str | None, checkpoint: Checkpoint) -> str:
-    """The model's name for answers: a hub id as it was given, else the folder's or file's."""
-    if model is None:
-        return BUNDLED_NAME
-    is_path = Path(model).expanduser().exists()
-    return checkpoint.name if is_path or parse_reference(model) is None else model
 
 
 def _context(options: LoadOptions, checkpoint: Checkpoint) -> int:

@@ -46,6 +46,7 @@ def test_a_model_from_pull_to_rm(stub: StubHub, settings: dict[str, str], tmp_pa
     assert ran.returncode == 0 and ran.stdout, ran.stderr
 
     weights = (folder / "model.safetensors").resolve()
+    assert "org/tiny" in penstock("inspect", "org/tiny", "--revision", "v1", **offline).stdout.splitlines()[0]
     damaged = bytearray(weights.read_bytes())
     damaged[-1] ^= 1
     times = weights.stat()

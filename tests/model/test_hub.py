@@ -6,6 +6,8 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -373,10 +375,19 @@ def test_gguf_by_type_by_file_and_by_parts(hub: Hub, stub: StubHub) -> None:
     ids=str,
 )
 def test_the_cache_is_where_the_client_has_it(settings: dict[str, str]) -> None:
-    import subprocess
-    import sys
 
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_", "HUGGINGFACE"))}
     code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
     ran = subprocess.run([sys.executable, "-c", code], env={**kept, **settings}, capture_output=True, text=True)
     assert str(cache_folder(settings)) == ran.stdout.strip()
+
+
+def test_a_pulled_model_is_found_without_the_client(hub: Hub) -> None:
+    path = pull(hub).path
+    code = (
+        "import sys; from penstock.assemble import find_model\n"
+        "print(find_model('org/tiny'), 'huggingface_hub' in sys.modules, 'httpx' in sys.modules)"
+    )
+    environment = {**os.environ, "HF_HUB_CACHE": str(hub.cache), "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert ran.stdout.strip() == f"{path} False False", ran.stderr

@@ -6,7 +6,7 @@ Knows nothing about serving. Invariant: reads headers, metadata and the tokenize
 from __future__ import annotations
 
 import json as json_format
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,11 +26,12 @@ def inspect(
     """Print a model's spec, sizes, KV cost per token, generation defaults and end tokens."""
     options.check_existing(model)
     fetch(model, revision)
-    from penstock.assemble import find_model
+    from penstock.assemble import find_model, model_name
     from penstock.model import inspect_checkpoint
 
-    path = find_model(model, revision)
+    path = find_model(model, revision, options.tell)
     facts = inspect_checkpoint(path)
+    facts = replace(facts, name=model_name(model, facts.name))
     ends = _ends(path) if facts.total_bytes else []
     if json:
         print(json_format.dumps({**asdict(facts), "end_tokens": ends}, indent=2, default=_plain))
