@@ -17,9 +17,12 @@ void grow(std::vector<T>& v, int64_t size) {  // never shrunk: no clearing a ste
   if (static_cast<int64_t>(v.size()) < size) v.resize(static_cast<size_t>(size));
 }
 
+// Values below which dealing rows out costs more than it gains.
+constexpr int64_t kInlineQuantize = int64_t{1} << 14, kInlineCopy = int64_t{1} << 18;
+
 template <class F>
-void over_rows(Pool& pool, int64_t rows, F&& body) {
-  if (rows >= 4) return pool.each(rows, [&](int64_t r, int) { body(r); });
+void over_rows(Pool& pool, int64_t rows, bool deal, F&& body) {
+  if (deal && rows >= 4) return pool.each(rows, [&](int64_t r, int) { body(r); });
   for (int64_t r = 0; r < rows; ++r) body(r);
 }
 
@@ -42,7 +45,8 @@ struct Activations::State {
     grow(q, rows * k);
     grow(scale, rows * (k / 32));
     grow(sum, rows * (k / 16));
-    over_rows(pool, rows, [&](int64_t r) {
+    const bool deal = rows * k >= (origin == nullptr ? kInlineQuantize : kInlineCopy);
+    over_rows(pool, rows, deal, [&](int64_t r) {
       if (origin == nullptr) {
         kernels.quantize_row(x + r * ldx, k, q.data() + r * k, scale.data() + r * (k / 32), sum.data() + r * (k / 16));
       } else {
@@ -58,7 +62,8 @@ struct Activations::State {
   void gather_floats(Pool& pool) {
     if (x != nullptr) return;
     grow(floats, rows * k);
-    over_rows(pool, rows, [&](int64_t r) { std::copy_n(origin->x + order[r] * origin->ldx, k, floats.data() + r * k); });
+    over_rows(pool, rows, rows * k >= kInlineCopy,
+              [&](int64_t r) { std::copy_n(origin->x + order[r] * origin->ldx, k, floats.data() + r * k); });
     x = floats.data();
     ldx = k;
   }

@@ -86,6 +86,33 @@ def test_sinks_take_their_share(tier, page_tokens):
 
 
 @pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("window", [1, 40, 300])
+def test_sinks_stand_beside_a_window(tier, window):
+    q, k, v = draw(9, 700, 4, 2, 16)
+    sinks = np.array([3.0, -2.0, 0.0, 9.0], np.float32)
+    want = dense(q, k, v, 691, scale=0.25, window=window, sinks=sinks)
+    np.testing.assert_allclose(run(tier, q, k, v, window=window, sinks=sinks), want, atol=2e-6)
+    assert np.abs(dense(q, k, v, 691, scale=0.25, window=window) - want).max() > 0.1  # control
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("count", [1, 9])
+def test_nothing_behind_the_window_is_read(tier, count):
+    """Poison lies up to the tile in which the first query's window begins; one tile further it shows."""
+    q, k, v = draw(count, 5000, 4, 2, 16)
+    first, window = 5000 - count, 100
+    begin = (first - window + 1) // 16 * 16
+    want = dense(q, k, v, first, scale=0.25, window=window)
+    for end, finite in ((begin, True), (begin + 32, False)):
+        poisoned_k, poisoned_v = k.copy(), v.copy()
+        poisoned_k[:end], poisoned_v[:end] = np.nan, np.nan
+        found = run(tier, q, poisoned_k, poisoned_v, window=window)
+        assert np.isfinite(found[0]).all() == finite
+        if finite:
+            np.testing.assert_allclose(found, want, atol=2e-6)
+
+
+@pytest.mark.parametrize("tier", TIERS)
 def test_keys_and_values_are_read_as_stored(tier):
     q, k, v = draw(3, 280, 4, 2, 48)
     rounded = [x.astype(ml_dtypes.bfloat16).astype(np.float32) for x in (k, v)]
