@@ -89,3 +89,15 @@ MAX_ERROR_BODY_BYTES: Final = 64 * 1024
 # Benchmark records.
 MAX_RECORD_BYTES: Final = 128 * 1024 * 1024
 MAX_RECORD_OVERHEAD_BYTES: Final = 2 * 1024 * 1024 * 1024  # that parsing one takes: each chunk's time is a number
+
+# Workloads of a benchmark and the files they come from.
+MIN_RATE_RPS: Final = 1e-6
+MAX_RATE_RPS: Final = 1e6
+MAX_BENCH_USERS: Final = 100_000
+MAX_BENCH_REQUESTS: Final = 1_000_000
+MAX_BENCH_SPAN_S: Final = 366 * 86_400.0
+MAX_TRACE_ROWS: Final = 1_000_000
+MAX_TRACE_BYTES: Final = 1024 * 1024 * 1024  # unpacked
+MAX_TRACE_LINE_BYTES: Final = 4 * 1024 * 1024
+MAX_TRACE_BLOCKS: Final = 8_000_000
+MAX_COUNTED_ANSWER_BYTES: Final = 256 * 1024 * 1024  # /tokenize names every id
