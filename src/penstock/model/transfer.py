@@ -98,31 +98,25 @@ class Transfer:
         while digest.size != file.size or not part.exists():
             before = digest.size
             try:
-                digest = self._stream(file, part, digest)
+                self._stream(file, part, digest)
                 if digest.size != min(before + MAX_ANSWER_BYTES, file.size):
                     raise TRANSPORT_ERROR(f"ended after {digest.size} of {file.size} bytes")
             except TRANSPORT_ERROR as error:
-                digest = Digest(file)
-                if part.exists():
-                    digest.add_file(part)
                 failures = 0 if digest.size > before else failures + 1
                 self.wait(_pause(error, failures))
         return digest
 
-    def _stream(self, file: RemoteFile, part: Path, digest: Digest) -> Digest:
-        """Appends what one answer brings to the part."""
+    def _stream(self, file: RemoteFile, part: Path, digest: Digest) -> None:
+        """Appends what one answer brings to the part, and to its digest: the two always hold the same bytes."""
         if digest.size > file.size:
-            part.unlink()
-            digest = Digest(file)
+            _restart(part, digest)
         with self.get(file, digest.size, min(digest.size + MAX_ANSWER_BYTES, file.size)) as response:
             if response.status_code != 416:
                 hf_raise_for_status(response)
             if response.status_code != 206 or not _continues(response, digest.size, file.size):
-                part.unlink(missing_ok=True)
-                digest = Digest(file)
-            if response.status_code != 416:  # the part was no beginning of the file as it is now
+                _restart(part, digest)  # the part was no beginning of the file as it is now
+            if response.status_code != 416:
                 _append(response, part, digest, file, self.report)
-        return digest
 
 
 class Digest:
@@ -130,10 +124,15 @@ class Digest:
 
     def __init__(self, file: RemoteFile) -> None:
         """Nothing hashed yet."""
+        self._file = file
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what was hashed."""
         self.size = 0
-        self._promised = file.digest
         self._sha256 = hashlib.sha256()
-        self._git = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False) if len(file.digest) == 40 else None
+        is_git = len(self._file.digest) == 40
+        self._git = hashlib.sha1(b"blob %d\0" % self._file.size, usedforsecurity=False) if is_git else None
 
     def add(self, data: bytes) -> None:
         """Hashes what comes next."""
@@ -158,7 +157,7 @@ class Digest:
 
     def matches(self) -> bool:
         """Whether the bytes so far are the promised ones."""
-        return self.found() == self._promised
+        return self.found() == self._file.digest
 
 
 def retry_after_s(error: Exception) -> float | None:
@@ -179,6 +178,11 @@ def _pause(error: Exception, failures: int) -> float:
     if asked is not None and asked > limits.MAX_HUB_WAIT_S:
         raise error
     return asked if asked is not None else min(2.0**failures, limits.MAX_HUB_WAIT_S) / 2
+
+
+def _restart(part: Path, digest: Digest) -> None:
+    part.unlink(missing_ok=True)
+    digest.reset()
 
 
 def _continues(response: Any, at: int, size: int) -> bool:
