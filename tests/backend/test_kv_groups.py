@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.backend.reference import make_spec, random_weights, weight_map
 
 from penstock.backend.cpu import CpuBackend, CpuOptions
@@ -175,6 +177,29 @@ def test_samples_share_the_prompt_and_copy_its_last_page():
     separate = Server("small", (64, 64, 64), prefix_cache=False, max_running=1)
     separate.add("a", prompt, n=3)
     assert separate.run() == found
+
+
+SHARED = tokens_of(120, seed=40)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 120), st.integers(1, 40), st.integers(1, 30), st.integers(1, 2)), max_size=5),
+    st.sampled_from([16, 48, 200]),
+)
+def test_any_company_in_little_memory_gives_the_tokens_of_a_run_alone(asked, max_step_tokens):
+    """Prefixes of one text, own ends, several samples; every page is poisoned before."""
+    server = Server("small", (24, 24, 24), max_step_tokens=max_step_tokens)
+    for group, layers in enumerate(server.backend.kv_groups):
+        for page in range(24):
+            server.backend.write_page(group, page, b"\xff" * layers.bytes_per_page)
+    want = {}
+    for index, (shared, own, output, n) in enumerate(asked):
+        prompt = [*SHARED[:shared], *tokens_of(own, seed=index)]
+        server.add(str(index), prompt, max_tokens=output, n=n)
+        server.step()
+        want |= {(str(index), sample): tokens for sample, tokens in alone(prompt, max_tokens=output, n=n).items()}
+    assert server.run() == want
 
 
 def test_pages_are_read_and_written_in_their_group():
