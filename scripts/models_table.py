@@ -154,9 +154,9 @@ def fill(page: str, found: Collector) -> str:
         SystemExit: a mark is missing.
     """
     for name, make in TABLES.items():
-        mark_of = re.compile(rf"(<!-- table: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        mark_of = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         filled = make(found)
-        page, count = mark_of.subn(lambda match, filled=filled: match[1] + filled + match[2], page)  # type: ignore[misc]
+        page, count = mark_of.subn(lambda match, filled=filled: match[1] + filled + "\n" + match[2], page)  # type: ignore[misc]
         if count != 1:
             raise SystemExit(f"{PAGE}: {count} places for the table {name}.")
     return page

@@ -93,7 +93,7 @@ def case(request, tmp_path_factory):
     return Case(request.param, tmp_path_factory.mktemp("family"))
 
 
-def test_families_agree_with_transformers(case):
+def test_families_agree_with_transformers(case, record_property):
     driver, tokens, reference = case.drive(), case.tokens, case.reference
     whole, _ = case.feed(driver, 0, [PROMPT])
     chunked, ends = case.feed(driver, 1, [1, 2, 14, 20, 11, 22])
@@ -103,6 +103,9 @@ def test_families_agree_with_transformers(case):
     decoded = []
     for position in range(PROMPT, PROMPT + DECODED):
         decoded.append(driver.step(driver.row(0, position, (tokens[position],)), logits=True)[1][0])
+    got, expected = np.stack([*chunked, *decoded]), np.stack([*reference[ends], *reference[PROMPT:]])
+    record_property("delta", per_position(got, expected))  # docs/models.md shows both
+    record_property("same_tokens", f"{(got.argmax(1) == expected.argmax(1)).sum()} of {len(got)}")
     assert per_position(np.stack(decoded), reference[PROMPT:]) <= TOLERANCE
 
 
