@@ -29,7 +29,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 
 from tests.fuzz.arena import Worker, run_all  # noqa: E402
 from tests.fuzz.bombs import BOMBS  # noqa: E402
 from tests.fuzz.mutations import case  # noqa: E402
-from tests.fuzz.opening import Outcome, open_model, write  # noqa: E402
+from tests.fuzz.opening import Outcome, open_model, start_model, write  # noqa: E402
 from tests.fuzz.planted import PLANTED  # noqa: E402
 
 REPORT_EVERY = 2000  # cases
@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="run this one case")
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
     parser.add_argument("--bombs", action="store_true", help="only the files made to cost the most memory")
+    parser.add_argument("--start", action="store_true", help="start an engine on what can be opened")
     parser.add_argument("--planted", choices=PLANTED, help="open with a known fault")
     options = parser.parse_args()
     if options.bombs:
@@ -140,7 +141,7 @@ def run(options: argparse.Namespace, at: int, results: multiprocessing.Queue[tup
     """One worker's share: every `workers`-th seed."""
     _ends_by_default()
     deadline = time.monotonic() + options.hours * 3600
-    opener = PLANTED[options.planted][0] if options.planted else open_model
+    opener = PLANTED[options.planted][0] if options.planted else start_model if options.start else open_model
     seeds = range(options.first + at, min(options.first + options.cases, 2**63), options.workers)
     for each in run_all(seeds, Worker(options.findings / f"running-{at}", case, opener)):
         results.put(each)

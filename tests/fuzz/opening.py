@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.assemble import read_tokenizer
-from penstock.core import ModelFileError, PenstockError
+from penstock.assemble import LoadOptions, load, read_tokenizer
+from penstock.core import ConfigError, ModelFileError, PenstockError
 from penstock.model import inspect_checkpoint, open_checkpoint
 
 ALLOWED_BYTES = 64 * 1024 * 1024
@@ -53,6 +53,19 @@ def open_model(path: Path) -> None:
     except ModelFileError:
         raise
     except PenstockError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+
+
+def start_model(path: Path) -> None:
+    """Starts an engine on it, repacked weights and all, and ends it.
+
+    Raises:
+        ModelFileError: something is wrong with the files, or no such model fits the limits of the start.
+    """
+    limits = {"kv_bytes": 4_000_000, "threads": 1, "max_running": 2, "max_step_tokens": 64}
+    try:
+        load(LoadOptions(model=str(path), pack_cache=False, **limits)).close()
+    except ConfigError as error:
         raise ModelFileError(f"{path}: {error}") from None
 
 

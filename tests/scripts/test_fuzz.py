@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "scripts/fuzz.py"
 
 
@@ -23,7 +25,8 @@ def test_a_planted_fault_is_found_and_its_case_kept(tmp_path: Path) -> None:
     assert list((tmp_path / kept.stem).iterdir())
 
 
-def test_sound_code_passes(tmp_path: Path) -> None:
-    ran = fuzz(tmp_path, "--cases", "6")
+@pytest.mark.parametrize("start", [(), ("--start",)], ids=["open", "start"])
+def test_sound_code_passes(tmp_path: Path, start: tuple[str, ...]) -> None:
+    ran = fuzz(tmp_path, "--cases", "6", *start)
     assert ran.returncode == 0 and "0 kinds of fault" in ran.stdout, ran.stdout + ran.stderr
     assert not list(tmp_path.glob("case-*"))
