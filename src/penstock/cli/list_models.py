@@ -19,8 +19,8 @@ from penstock.cli.doctor import columns
 def list_models(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the models in the cache: revision, size, kind, last use."""
     from penstock.kv import human_bytes
+    from penstock.model import cache_folder
     from penstock.model.cached import interrupted, list_models
-    from penstock.model.repo_cache import cache_folder
 
     cache = cache_folder()
     found = list_models(cache)

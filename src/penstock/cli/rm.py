@@ -12,9 +12,9 @@ from penstock.cli.pull import Name
 def rm(model: Name, revision: options.Revision = None) -> None:
     """Remove a model from the cache; what another revision uses stays."""
     from penstock.kv import human_bytes
+    from penstock.model import cache_folder
     from penstock.model.cached import remove
     from penstock.model.hub import check_revision, hub_reference
-    from penstock.model.repo_cache import cache_folder
 
     reference = hub_reference(model)
     check_revision(reference, revision)

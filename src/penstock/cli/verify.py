@@ -24,9 +24,9 @@ def verify(
     from rich.console import Console
 
     from penstock.kv import human_bytes
+    from penstock.model import cache_folder
     from penstock.model.cached import verify as read_whole
     from penstock.model.hub import check_revision, hub_reference
-    from penstock.model.repo_cache import cache_folder
 
     reference = hub_reference(model) if model is not None else None
     if reference is not None:

@@ -1,6 +1,7 @@
 """Checkpoints as data: spec, families, readers, facts. numpy only, no torch.
 
-Downloads live in `penstock.model.hub`, which this door does not import: a local model starts without the hub's client.
+Two more doors, `penstock.model.hub` (downloads) and `penstock.model.cached` (list, verify, remove), import the hub's
+client: this one does not, so that a local or pulled model starts without it.
 """
 
 from penstock.model.checkpoint import Checkpoint, open_checkpoint
@@ -8,7 +9,7 @@ from penstock.model.facts import ModelFacts, inspect_checkpoint
 from penstock.model.kv_groups import LayerGroup, kv_groups
 from penstock.model.places import places
 from penstock.model.reference import parse_reference
-from penstock.model.repo_cache import find_pulled
+from penstock.model.repo_cache import cache_folder, find_pulled
 from penstock.model.spec import Activation, Attention, DecoderSpec, Layer, Mlp, QkNorm, Rope, RopeKind
 from penstock.model.weights import WeightMap, WeightRef
 
@@ -26,6 +27,7 @@ __all__ = [
     "RopeKind",
     "WeightMap",
     "WeightRef",
+    "cache_folder",
     "find_pulled",
     "inspect_checkpoint",
     "kv_groups",
