@@ -93,6 +93,11 @@ class Connection(asyncio.Protocol):
         else:
             self._finish(f"the connection broke: {error or 'the server closed it'}", keep=False)
 
+    def on_message_begin(self) -> None:
+        """A message begins (the parser's call)."""
+        if self._reader is None:
+            self.abort()  # a second answer to one request
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header (the parser's call)."""
         self._header_bytes += len(name) + len(value)

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from penstock.bench.percentiles import Distribution, distribution
 from penstock.bench.records import Counted, Outcome, Seen, Window
@@ -137,7 +138,7 @@ def timing_of(seen: Seen) -> Timing:
     last = last_token_s(seen)
     sent = seen.sent_s
     tokens = seen.output_tokens
-    gaps = tuple(after - before for before, after in zip(seen.chunks_s, seen.chunks_s[1:], strict=False))
+    gaps = tuple(after - before for before, after in pairwise(seen.chunks_s))
     tpot = None
     if first is not None and last is not None and tokens is not None and tokens > 1:
         tpot = (last - first) / (tokens - 1)

@@ -122,8 +122,13 @@ def invalid_because(health: Health, bounds: LagBounds) -> tuple[str, ...]:
 
 
 async def watch_loop(clock: Callable[[], float], lags: list[float]) -> None:
-    """Adds how late each tick of a timer came, until it is cancelled."""
+    """Adds how late each tick of a timer came, until it is cancelled.
+
+    Ticks that a long stall swallowed count with what was left of it: else it would be one late tick among many.
+    """
     while True:
         due = clock() + LOOP_TICK_S
         await asyncio.sleep(LOOP_TICK_S)
-        lags.append(max(0.0, clock() - due))
+        late = max(0.0, clock() - due)
+        lags.append(late)
+        lags.extend(late - LOOP_TICK_S * missed for missed in range(1, 1 + int(late / LOOP_TICK_S)))

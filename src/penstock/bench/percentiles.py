@@ -64,9 +64,8 @@ def percentile_with_missing(ordered: np.ndarray, missing: int, percent: float) -
         missing: how many are infinite.
         percent: 0 to 100.
     """
-    position = (len(ordered) + missing - 1) * percent / 100
+    position = round((len(ordered) + missing - 1) * percent / 100, 9)  # no neighbour for the sake of a rounding error
     below, above = math.floor(position), math.ceil(position)
     if above >= len(ordered):
         return None
-    share = position - below
-    return float(ordered[below] * (1 - share) + ordered[above] * share)
+    return float(ordered[below] + (ordered[above] - ordered[below]) * (position - below))
