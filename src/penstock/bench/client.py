@@ -223,5 +223,6 @@ def request_body(endpoint: Endpoint, ask: Ask) -> dict[str, Any]:
         body["messages"] = ask.prompt
     else:
         raise ConfigError("chat takes no token ids.", param="route", hint="use the completions route.")
+    body.update(ask.extra)
     body.update(endpoint.body)
     return {name: value for name, value in body.items() if value is not None}

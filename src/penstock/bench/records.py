@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +24,19 @@ class Ask:
         ignore_eos: whether the output shall be exactly that long.
         session, turn: the conversation it belongs to and its place there; turn 0 without a session.
         think_s: pause after the session's turn before this one has ended.
+        extra: fields that this request's body has besides, such as its tools.
     """
 
     id: int
     arrival_s: float | None
-    prompt: str | tuple[int, ...] | tuple[dict[str, str], ...]
+    prompt: str | tuple[int, ...] | tuple[dict[str, Any], ...]
     prompt_tokens: int | None
     max_tokens: int
     ignore_eos: bool = True
     session: int | None = None
     turn: int = 0
     think_s: float = 0.0
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class Outcome(str, Enum):
