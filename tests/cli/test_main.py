@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.cli.terminal import environment, is_one_error, penstock
 
-from penstock.cli.main import command, main, read_settings
+from penstock.cli.main import command, main, one_line, read_settings
 from penstock.core import ConfigError
 
 VERBS = ("serve", "run", "chat", "train", "doctor", "inspect", "pull", "list", "rm", "verify")
@@ -136,6 +136,10 @@ def test_a_bug_is_one_line_and_its_place_can_be_had(
     monkeypatch.setenv("PENSTOCK_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         main()
+
+
+def test_nothing_in_a_message_reaches_the_terminal_as_a_command() -> None:
+    assert one_line("a\x1b[31m\nb\x00  ü\u202e") == "a\\x1b[31m b\\x00 ü\\x202e"
 
 
 def test_every_verb_is_there_and_none_is_imported_for_help() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +103,8 @@ def attempt(path: Path, opener: Open = open_model) -> Outcome:
 
 def line_fault(said: str, path: Path) -> str | None:
     """What is wrong with a refusal, or None."""
-    if re.search(r"[\n\r\x00-\x08]", said):
-        return "not one line"
+    if not said.isprintable():
+        return "not one printable line"
     if len(said) > MAX_LINE:
         return f"{len(said)} characters"
     if str(path) not in said and path.name not in said and path.stem not in said:

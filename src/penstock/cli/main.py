@@ -166,10 +166,15 @@ def main() -> NoReturn:
     _leave(0)
 
 
+def one_line(text: str) -> str:
+    """The text on one line, with nothing in it that a terminal would obey: names come out of strangers' files."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in " ".join(text.split()))
+
+
 def _leave(code: int, error: str | None = None) -> NoReturn:
     """Exits, saying one line first where there is one to say."""
     if error is not None:
-        print("error:", " ".join(error.split()), file=sys.stderr)
+        print("error:", one_line(error), file=sys.stderr)
     sys.exit(code)
 
 

@@ -191,15 +191,15 @@ def _metadata(cursor: _Cursor, num_keys: int) -> dict[str, object]:
 
 def _value(cursor: _Cursor, key: str, kind: int) -> object:
     if kind == _STRING:
-        return cursor.string(key[:80], limits.MAX_GGUF_STRING_BYTES)
+        return cursor.string(shown(key), limits.MAX_GGUF_STRING_BYTES)
     if kind == _ARRAY:
-        return _array(cursor, key[:80])
-    return _numbers(cursor, key[:80], kind, 1)[0]
+        return _array(cursor, shown(key))
+    return _numbers(cursor, shown(key), kind, 1)[0]
 
 
 def _array(cursor: _Cursor, key: str) -> object:
     kind, count = cursor.u32(key), cursor.u64(key)
-    what = f"{shown(key)}, {count} entries,"
+    what = f"{key}, {count} entries,"
     if kind != _STRING:
         cursor.charge(count, _BYTE_COST if kind in _ONE_BYTE else _NUMBER_COST, what)
         return _numbers(cursor, key, kind, count)
@@ -211,7 +211,7 @@ def _array(cursor: _Cursor, key: str) -> object:
 
 def _numbers(cursor: _Cursor, key: str, kind: int, count: int) -> list[object]:
     if kind not in _SCALARS:
-        raise cursor.error(f"{shown(key)} has the unknown or nested value type {kind}.")
+        raise cursor.error(f"{key} has the unknown or nested value type {kind}.")
     dtype = np.dtype(_SCALARS[kind])
     raw = np.frombuffer(cursor.take(count * dtype.itemsize, key), dtype=np.uint8)
     if dtype.kind == "b":
