@@ -21,6 +21,7 @@ from penstock.bench.definitions import METRICS, Objective
 from penstock.bench.health import Health
 from penstock.bench.json_form import from_json, to_json
 from penstock.bench.origin import Origin
+from penstock.bench.pitfalls import Pitfall
 from penstock.bench.records import Ask, Seen, Window
 from penstock.bench.runner import RunResult
 from penstock.bench.stats import Estimate
@@ -65,6 +66,7 @@ class LoadRun:
         rate: requests a second that were meant to arrive; None in a closed loop or a trace.
         users: of a closed loop.
         round: which of several.
+        pitfalls: what makes its figures mean something else than they seem to.
     """
 
     label: str
@@ -77,6 +79,7 @@ class LoadRun:
     rate: float | None = None
     users: int | None = None
     round: int = 0
+    pitfalls: tuple[Pitfall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
