@@ -20,7 +20,7 @@ from penstock.bench.runner import RunPlan, RunResult
 
 BOUND_S = 0.002
 REPEATS = 20
-TRIES = 3
+TRIES = 5
 SCRIPTS = {
     "plain": Script(first_ms=40, gap_ms=10, chunks=12),
     "late first": Script(first_ms=120, gap_ms=5, chunks=4),

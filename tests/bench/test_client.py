@@ -1,6 +1,7 @@
 """The client against raw sockets that behave and misbehave, byte by byte."""
 
 import asyncio
+import errno
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -151,6 +152,21 @@ def test_nobody_there() -> None:
 
     seen = asyncio.run(scenario())
     assert (seen.outcome, seen.sent_s) == (Outcome.FAILED, None) and "no connection" in (seen.error or "")
+
+
+def test_a_machine_out_of_descriptors_blames_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> tuple[Seen, Client]:
+        async def refuse(*_: object, **__: object) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", refuse)
+        client = Client(Endpoint("http://127.0.0.1:9", "m"), time.monotonic)
+        seen = Seen(0, 0.0)
+        await client.send(client.request(ASK), seen)
+        return seen, client
+
+    seen, client = asyncio.run(scenario())
+    assert (seen.outcome, client.num_own_faults) == (Outcome.FAILED, 1)
 
 
 def test_a_cancelled_request_is_unfinished() -> None:

@@ -34,14 +34,19 @@ def test_past_either_bound_a_run_is_invalid() -> None:
     (loop,) = invalid_because(health(0.02, 0.031), bounds)
     assert "event loop" in loop
     assert len(invalid_because(health(1, 1), bounds)) == 2
+    (own,) = invalid_because(health(num_own_faults=3), bounds)
+    assert own.startswith("3 connections failed on this side")
 
 
 def test_several_clients_are_as_good_as_the_worst() -> None:
-    one, two = health(0.01, 0.004, num_held=1, num_connections=3), health(0.002, 0.02, num_held=2, num_abandoned=5)
+    one, two = (
+        health(0.01, 0.004, num_held=1, num_connections=3, num_own_faults=1),
+        health(0.002, 0.02, num_held=2, num_abandoned=5),
+    )
     found = merged([one, two])
     assert (found.send_lag.p99_s, found.loop_lag.p99_s) == (0.01, 0.02)
     assert (found.num_held, found.num_connections, found.num_abandoned, found.processes) == (3, 3, 5, 2)
-    assert found.send_lag.count == 20
+    assert (found.send_lag.count, found.num_own_faults) == (20, 1)
 
 
 def test_a_stall_of_the_loop_weighs_as_long_as_it_is() -> None:

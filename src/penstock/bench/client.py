@@ -7,6 +7,7 @@ and its Seen is filled whatever happens to it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import ssl
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from penstock.bench.records import Ask, Outcome, Seen
 from penstock.core import ConfigError
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+OUR_FAULTS = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Route(str, Enum):
@@ -92,6 +94,7 @@ class Client:
         self.endpoint = endpoint
         self.num_opened = 0
         self.num_retried = 0
+        self.num_own_faults = 0
         self._clock = clock
         self._keep_text = keep_text
         self._host = parts.hostname or ""
@@ -141,6 +144,7 @@ class Client:
             seen.outcome, seen.error = Outcome.TIMEOUT, f"no end within {self.endpoint.timeout_s:g} s"
             seen.end_s = self._clock()
         except OSError as error:
+            self.num_own_faults += error.errno in OUR_FAULTS
             seen.outcome, seen.error = Outcome.FAILED, f"no connection: {error}"[:300]
             seen.end_s = self._clock()
         except asyncio.CancelledError:

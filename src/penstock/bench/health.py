@@ -51,6 +51,7 @@ class Health:
         num_connections: that were opened.
         num_retried: requests sent again because an idle connection was closed under them.
         num_held: requests that waited for `max_in_flight`: the loop was closed for them.
+        num_own_faults: connections that this machine could not open: out of descriptors, ports or memory.
         num_abandoned: later turns of sessions that were not sent, as an earlier one failed or the run ended.
         processes: how many clients; of several, each lag is the worst one's.
     """
@@ -63,6 +64,7 @@ class Health:
     num_held: int = 0
     num_abandoned: int = 0
     processes: int = 1
+    num_own_faults: int = 0
 
 
 def lag_of(values: Sequence[float]) -> Lag:
@@ -95,6 +97,7 @@ def merged(parts: Sequence[Health]) -> Health:
         num_held=sum(part.num_held for part in parts),
         num_abandoned=sum(part.num_abandoned for part in parts),
         processes=sum(part.processes for part in parts),
+        num_own_faults=sum(part.num_own_faults for part in parts),
     )
 
 
@@ -118,6 +121,11 @@ def invalid_because(health: Health, bounds: LagBounds) -> tuple[str, ...]:
     ):
         if lag.p99_s > bound:
             reasons.append(f"{name}: p99 {lag.p99_s * 1e3:.1f} ms, limit {bound * 1e3:g} ms. hint: {cure}")
+    if health.num_own_faults:
+        reasons.append(
+            f"{health.num_own_faults} connections failed on this side: out of descriptors, ports or memory. hint: "
+            "raise ulimit -n, or ask for less."
+        )
     return tuple(reasons)
 
 

@@ -22,7 +22,13 @@ from penstock.bench.runner import Conversation, Progress, Report, RunPlan, RunRe
 from penstock.bench.wire import plain, plan_to, result_from
 from penstock.core import ConfigError, ServerError
 
+if sys.platform == "win32":
+    resource = None
+else:
+    import resource
+
 MAX_PROCESSES = 64
+MAX_DESCRIPTORS = 65_536
 START_DELAY_S = 0.5  # from "all are ready" to time zero
 
 
@@ -42,12 +48,21 @@ def run(plan: RunPlan, asks: Iterable[Ask], report: Report | None = None) -> Run
     groups = conversations(asks, plan.users)
     if not groups:
         raise ConfigError("there is nothing to send.", param="asks", hint="ask for more requests or a longer run.")
+    allow_descriptors()
     if plan.processes == 1:
         return run_here(plan, groups, report)
     with ExitStack() as stack:
         parts = shares(plan, groups)
         workers = [stack.enter_context(Worker(part, share)) for part, share in parts]
         return together(plan, workers, report)
+
+
+def allow_descriptors() -> None:
+    """Raises this process's limit of open files, sockets among them, to what it may have; children inherit it."""
+    if resource is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = MAX_DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, MAX_DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def check(plan: RunPlan) -> None:

@@ -299,6 +299,7 @@ class Run:
             num_retried=self._client.num_retried,
             num_held=len(self.held),
             num_abandoned=self._begun - len(seen),
+            num_own_faults=self._client.num_own_faults,
         )
         return RunResult(seen, health, invalid_because(health, self.plan.bounds), self.texts, duration)
 
