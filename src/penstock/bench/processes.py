@@ -60,9 +60,10 @@ def run(plan: RunPlan, asks: Iterable[Ask], report: Report | None = None) -> Run
 def allow_descriptors() -> None:
     """Raises this process's limit of open files, sockets among them, to what it may have; children inherit it."""
     if resource is not None:
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = MAX_DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, MAX_DESCRIPTORS)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+        if resource.RLIM_INFINITY != now < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def check(plan: RunPlan) -> None:
