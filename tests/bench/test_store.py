@@ -9,8 +9,9 @@ from tests.bench import samples
 
 from penstock.bench.client import Endpoint
 from penstock.bench.definitions import Objective, summarize
+from penstock.bench.pitfalls import Facts
 from penstock.bench.records import Ask, Outcome, Seen, Window
-from penstock.bench.runner import RunResult
+from penstock.bench.runner import RunPlan, RunResult
 from penstock.bench.stats import Estimate
 from penstock.bench.store import StepFigure, endpoint_facts, gaps_of, load_run, read_record, times_of, write_record
 from penstock.core import ConfigError
@@ -156,17 +157,19 @@ def test_any_value_in_any_place_is_read_or_refused_in_one_line(tmp_path_factory,
 
 
 def test_a_run_is_recorded_without_prompts_and_an_endpoint_without_keys(tmp_path):
-    asks = [Ask(i, float(i), "my secret prompt", 5, 10, session=1, turn=i) for i in range(3)]
+    asks = {i: Ask(i, float(i), "my secret prompt", 5, 10, session=1, turn=i) for i in range(3)}
     seen = tuple(Seen(i, float(i), outcome=Outcome.FAILED) for i in range(2))
     result = RunResult(seen, samples.HEALTH, ("late",), {0: "a secret answer"}, 2.0)
-    run = load_run(result, asks, Window(0.0, 2.0), "A", round=3)
-    assert [one.turn for one in run.asked] == [0, 1] and run.invalid == ("late",) and run.round == 3
     endpoint = Endpoint("https://host:9/x", "m", api_key="sk-1")
+    run = load_run(Facts(RunPlan(endpoint, users=4), asks, result, Window(0.0, 2.0)), "A", round=3)
+    assert [one.turn for one in run.asked] == [0, 1] and run.invalid == ("late",) and run.round == 3
+    assert run.users == 4 and [one.number for one in run.pitfalls][0] == 1
     record = replace(samples.record(runs=[run]), configuration={"endpoint": endpoint_facts(endpoint)})
     write_record(tmp_path / "r.json", record)
     text = (tmp_path / "r.json").read_text()
     assert "https://host:9/x" in text
     assert not [word for word in ("secret", "sk-1") if word in text]
+    assert read_record(tmp_path / "r.json").runs[0] == run
 
 
 def test_a_step_is_shown_as_a_share_of_its_limit():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,8 @@ from penstock.bench.definitions import METRICS, Objective
 from penstock.bench.health import Health
 from penstock.bench.json_form import from_json, to_json
 from penstock.bench.origin import Origin
-from penstock.bench.pitfalls import Pitfall
-from penstock.bench.records import Ask, Seen, Window
-from penstock.bench.runner import RunResult
+from penstock.bench.pitfalls import Facts, Pitfall, pitfalls
+from penstock.bench.records import Seen, Window
 from penstock.bench.stats import Estimate
 from penstock.core import ConfigError, check_json_bounds, limits
 
@@ -154,15 +153,32 @@ class Record:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def load_run(result: RunResult, asks: Iterable[Ask], window: Window, label: str, round: int = 0) -> LoadRun:
-    """A run as it is recorded; asks that were never due are left out."""
-    sent = {one.id for one in result.seen}
-    asked = tuple(
-        Asked(ask.id, ask.prompt_tokens, ask.max_tokens, ask.ignore_eos, ask.session, ask.turn)
-        for ask in asks
-        if ask.id in sent
+def load_run(facts: Facts, label: str, rate: float | None = None, round: int = 0) -> LoadRun:
+    """A run as it is recorded, with its pitfalls.
+
+    Args:
+        facts: the run and what was asked of it; asks that were never due are left out.
+        label: whose it is.
+        rate: requests a second that were meant to arrive, where that is what was chosen.
+        round: which of several.
+    """
+    result = facts.result
+    asks = [facts.asks[seen.id] for seen in result.seen if seen.id in facts.asks]
+    return LoadRun(
+        label=label,
+        window=facts.window,
+        health=result.health,
+        invalid=result.invalid,
+        asked=tuple(
+            Asked(ask.id, ask.prompt_tokens, ask.max_tokens, ask.ignore_eos, ask.session, ask.turn) for ask in asks
+        ),
+        seen=result.seen,
+        duration_s=result.duration_s,
+        rate=rate,
+        users=facts.plan.users,
+        round=round,
+        pitfalls=pitfalls(facts),
     )
-    return LoadRun(label, window, result.health, result.invalid, asked, result.seen, result.duration_s, round=round)
 
 
 def endpoint_facts(endpoint: Endpoint) -> dict[str, Any]:
