@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -257,3 +257,9 @@ def check_rate(name: str, value: float) -> None:
         ConfigError: naming it and its limits.
     """
     check_between(name, value, MIN_RATE_RPS, MAX_RATE_RPS)
+
+
+def arrival_facts(arrivals: Arrivals) -> dict[str, Any]:
+    """What a process is, for a record."""
+    process: Any = arrivals
+    return {"kind": arrivals.kind} | {item.name: getattr(process, item.name) for item in fields(process)}

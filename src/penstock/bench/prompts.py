@@ -109,6 +109,14 @@ class PromptMaker:
             hint="ask for longer prompts, or allow a number of distinct ones to be used again.",
         )
 
+    @property
+    def least_tokens(self) -> int:
+        """The length of a prompt of one short word: none that is shorter can be made."""
+        if self.kind is PromptKind.IDS:
+            return 1
+        word = self._pieces.text(self._pieces.few[:1], True)
+        return self._count(word if self.kind is PromptKind.TEXT else ({"role": "user", "content": word},))
+
     def _made(self, parts: Sequence[Part], after: Made | None, draw: int) -> Made:
         total = sum(part.tokens for part in parts) + (after.tokens if after is not None else 0)
         streams = [self._stream(part, draw if part.fresh else 0) for part in parts]

@@ -188,18 +188,26 @@ def overlaid(
                 yield replace(row, arrival_s=moved, copy=copy)
 
 
-def fitting(rows: Sequence[TraceRow], max_model_tokens: int | None) -> tuple[list[TraceRow], int]:
-    """The rows whose prompt and answer fit into a model, and how many do not; none is ever shortened.
+def fitting(
+    rows: Sequence[TraceRow], max_model_tokens: int | None, min_prompt_tokens: int = 1
+) -> tuple[list[TraceRow], int]:
+    """The rows that a model can take, and how many it can't; none is ever shortened or lengthened.
+
+    Args:
+        rows: of a trace.
+        max_model_tokens: that prompt and answer together may have; None for no limit.
+        min_prompt_tokens: that a prompt has at least.
 
     Raises:
         ConfigError: none fits.
     """
-    if max_model_tokens is None:
-        return list(rows), 0
-    fits = [row for row in rows if row.prompt_tokens + row.output_tokens <= max_model_tokens]
+    most = np.inf if max_model_tokens is None else max_model_tokens
+    fits = [
+        row for row in rows if row.prompt_tokens >= min_prompt_tokens and row.prompt_tokens + row.output_tokens <= most
+    ]
     if not fits:
         raise ConfigError(
-            f"none of {len(rows)} requests fits into {max_model_tokens} tokens.",
+            f"none of {len(rows)} requests has a prompt from {min_prompt_tokens} tokens and ends within {most:g}.",
             param="max_model_tokens",
             hint="take another trace or a model with a longer context.",
         )
