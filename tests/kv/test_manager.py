@@ -123,6 +123,25 @@ def test_a_hit_needs_the_last_window_too():
     assert match.entries == ()
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_page_that_one_group_lost_is_found_again_once_somebody_computed_it(lost):
+    kv = make_kv((FULL, WINDOW), pages=8)
+    one, two = make_sequence(0, range(16)), make_sequence(1, range(16))
+    start(kv, one)
+    compute(kv, one, 16)
+    kv.release(one)
+    taken = [kv._take(lost) for _ in range(8)]  # everything that this group had
+    for page in taken:
+        kv._pools[lost].drop(page)
+    kv.check()
+    assert start(kv, two).entries == ()
+    compute(kv, two, 16)
+    kv.release(two)
+    three = make_sequence(2, range(16))
+    assert len(start(kv, three).entries) == 3
+    kv.check()
+
+
 def test_the_least_recently_used_page_is_evicted_and_its_entry_with_it():
     kv = make_kv(pages=4)
     for id, token in enumerate((1, 2)):

@@ -129,3 +129,27 @@ def test_a_claim_on_other_tokens_under_the_same_key_is_not_waited_for():
     index.claim(list(hasher.pages(make_request(theirs)).keys), Claim(1, theirs, [b"same"]))
     keys = list(hasher.pages(make_request(mine)).keys)
     assert index.find(keys, mine, hasher.extras(make_request(mine), 1)) == ([], None)
+
+
+def test_a_page_is_mended_with_what_its_groups_lost_by_the_same_tokens_only():
+    hasher, index = PageHasher(SIZE, "model"), PrefixIndex(SIZE)
+    tokens = list(range(4))
+    (key,), (extra,) = hasher.pages(make_request(tokens)).keys, hasher.extras(make_request(tokens), 1)
+    claim = Claim(1, tokens, [key])
+
+    def entry(*pages, ids=tokens, parent=b"", more=b""):
+        return Entry(key, parent, pack(ids), extra + more, list(pages))
+
+    assert index.mend(entry(1, 2, 3)) is None, "no such page"
+    ready = entry(1, -1, -1)
+    assert index.enter(ready, claim)
+    for other in (
+        entry(7, 8, 9, ids=[9] * 4),
+        entry(7, 8, 9, parent=b"p"),
+        entry(7, 8, 9, more=b"m"),
+        entry(7, -1, -1),
+    ):
+        assert index.mend(other) is None and ready.pages == [1, -1, -1]
+    spare = entry(7, 8, -1)
+    assert index.mend(spare) is ready and ready.pages == [1, 8, -1] and spare.pages == [-1, 8, -1]
+    assert index.mend(entry(7, 9, -1)) is None

@@ -316,7 +316,7 @@ class KvManager:
                 self._trim(holding, group)
 
     def _ready(self, holding: _Holding, index: int) -> None:
-        """Enters a page that is complete, unless its key is taken."""
+        """Enters a page that is complete, or gives the one of its key what that has lost."""
         sequence, keys, size = holding.sequence, holding.keys, self._page_tokens
         packed = pack(sequence.tokens[index * size : (index + 1) * size])
         extra = self._hasher.extra(sequence.request, index) if holding.extra is None else holding.extra
@@ -325,13 +325,14 @@ class KvManager:
             keys.append(self._hasher.key(parent, packed, extra))
         assert holding.claim is not None, "an open sequence claims its pages"
         entry = Entry(keys[index], parent, packed, extra, [table[index] for table in sequence.tables])
-        if not self._index.enter(entry, holding.claim):
+        known = entry if self._index.enter(entry, holding.claim) else self._index.mend(entry)
+        if known is None:
             return
-        holding.owned.append(entry)
+        holding.owned.append(known)
         self.gains += 1
         for pool, page in zip(self._pools, entry.pages, strict=True):
             if page >= 0:
-                pool.publish(page, entry)
+                pool.publish(page, known)
 
     def _trim(self, holding: _Holding, group: int) -> None:
         table = holding.sequence.tables[group]

@@ -234,6 +234,21 @@ class PrefixIndex:
         self._entries[entry.key] = entry
         return True
 
+    def mend(self, entry: Entry) -> Entry | None:
+        """The ready page of the same tokens, with this one's pages in the groups that evicted theirs.
+
+        `entry` keeps only the pages that were taken from it; None, and no change, if none are.
+        """
+        known = self._entries.get(entry.key)
+        if known is None or (known.parent, known.packed, known.extra) != (entry.parent, entry.packed, entry.extra):
+            return None
+        taken = [own if page < 0 else -1 for own, page in zip(entry.pages, known.pages, strict=True)]
+        if max(taken) < 0:
+            return None
+        known.pages = [max(pair) for pair in zip(known.pages, taken, strict=True)]
+        entry.pages = taken
+        return known
+
     def remove(self, entry: Entry) -> None:
         """Takes an entry out."""
         del self._entries[entry.key]
