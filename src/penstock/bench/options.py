@@ -23,7 +23,8 @@ from penstock.bench.traces import Scaling
 from penstock.core import ConfigError
 from penstock.core.limits import MAX_BENCH_REQUESTS, MAX_BENCH_SPAN_S, MAX_MODEL_TOKENS
 
-# The first number of a part's key, so that texts of different kinds never meet.
+# The first number of a part's key, so that texts of different kinds never meet. The second is the workload's seed, so
+# that those of two runs don't either.
 OWN, PREFIX, SESSION, BLOCK = range(4)
 # The second number of a stream of chance.
 ARRIVALS, LENGTHS, CHOICES, SCALING = range(4)
@@ -99,8 +100,8 @@ class WorkloadOptions:
 
 def own(options: WorkloadOptions, index: int, tokens: int) -> Part:
     """A prompt that is like no other, or like one in each `distinct`."""
-    again = options.distinct is not None
-    return Part((OWN, index % options.distinct if options.distinct is not None else index), tokens, fresh=not again)
+    number = index if options.distinct is None else index % options.distinct
+    return Part((OWN, options.seed, number), tokens, fresh=options.distinct is None)
 
 
 def timed_one_by_one(items: Iterator[Planned], options: WorkloadOptions) -> tuple[Planned, ...]:

@@ -83,6 +83,7 @@ class PromptMaker:
         self._pieces = Pieces({}, ()) if kind is PromptKind.IDS else learn_pieces(counter)
         self._around: dict[tuple[int, bool], int] = {}  # what goes around the text, found out with the first prompt
         self._seen: set[int] = set()
+        self._draws: dict[tuple[int, ...], int] = {}  # by a fresh part's key, how often it was drawn
 
     def make(self, parts: Sequence[Part], after: Made | None = None) -> Made:
         """A prompt of exactly as many tokens as its parts are together, and those of what it goes on from.
@@ -96,11 +97,15 @@ class PromptMaker:
         Raises:
             ConfigError: there is no prompt of that length, or no more that weren't made before.
         """
-        draws = MAX_DRAWS if parts[-1].fresh else 1
-        for draw in range(draws):
+        part = parts[-1]
+        if not part.fresh:
+            return self._made(parts, after, 0)
+        first = self._draws.get(part.key, 0)
+        for draw in range(first, first + MAX_DRAWS):
+            self._draws[part.key] = draw + 1
             made = self._made(parts, after, draw)
             key = hash(made.prompt if self.kind is not PromptKind.CHAT else str(made.prompt))
-            if key not in self._seen or not parts[-1].fresh:
+            if key not in self._seen:
                 self._seen.add(key)
                 return made
         raise ConfigError(

@@ -55,6 +55,9 @@ def row_parts(options: WorkloadOptions, index: int, row: TraceRow) -> tuple[Part
         return (own(options, index, row.prompt_tokens),)
     last = len(row.blocks) - 1
     return tuple(
-        Part((BLOCK, row.copy, block), BLOCK_TOKENS if at < last else row.prompt_tokens - last * BLOCK_TOKENS)
+        Part(
+            (BLOCK, options.seed, row.copy, block),
+            BLOCK_TOKENS if at < last else row.prompt_tokens - last * BLOCK_TOKENS,
+        )
         for at, block in enumerate(row.blocks)
     )

@@ -48,8 +48,8 @@ def session_turns(options: WorkloadOptions, rng: np.random.Generator, session: i
         parts = first_parts(options, session, prompt)
         think_s = 0.0
         if turn:
-            said = Part((SESSION, session, turn, 1), options.next_tokens.draw(rng))
-            parts = (Part((SESSION, session, turn, 0), answer, "assistant"), said)
+            said = Part((SESSION, options.seed, session, turn, 1), options.next_tokens.draw(rng))
+            parts = (Part((SESSION, options.seed, session, turn, 0), answer, "assistant"), said)
             think_s = float(rng.exponential(options.think_s))
         total += sum(part.tokens for part in parts)
         if not options.fits(total + output):
@@ -60,7 +60,7 @@ def session_turns(options: WorkloadOptions, rng: np.random.Generator, session: i
 
 def first_parts(options: WorkloadOptions, session: int, tokens: int) -> tuple[Part, ...]:
     """The parts of a session's first turn."""
-    first = Part((SESSION, session, 0, 1), tokens, fresh=True)
+    first = Part((SESSION, options.seed, session, 0, 1), tokens, fresh=True)
     if not options.prefix_tokens:
         return (first,)
-    return (Part((PREFIX, session % options.num_prefixes), options.prefix_tokens), first)
+    return (Part((PREFIX, options.seed, session % options.num_prefixes), options.prefix_tokens), first)

@@ -49,7 +49,8 @@ def random_requests(options: WorkloadOptions) -> Workload:
             prompt, output = options.lengths.draw(rng)
             parts: tuple[Part, ...] = (own(options, index, prompt),)
             if options.prefix_tokens:
-                parts = (Part((PREFIX, int(choices.integers(options.num_prefixes))), options.prefix_tokens), *parts)
+                prefix = int(choices.integers(options.num_prefixes))
+                parts = (Part((PREFIX, options.seed, prefix), options.prefix_tokens), *parts)
             item = Planned(arrival_s=None, parts=parts, max_tokens=output)
             if options.fits(item.prompt_tokens + output):
                 yield item
