@@ -27,6 +27,8 @@ from penstock.bench.definitions import (
     summarize,
     timing_of,
 )
+from penstock.bench.discover import ServedModel, served_model
+from penstock.bench.drive import Target, drive
 from penstock.bench.health import Health, Lag, LagBounds
 from penstock.bench.lengths import (
     Empirical,
@@ -93,8 +95,10 @@ __all__ = [
     "RunResult",
     "Scaling",
     "Seen",
+    "ServedModel",
     "ServerCounter",
     "Summary",
+    "Target",
     "Timing",
     "TokenCounter",
     "TraceRow",
@@ -108,6 +112,7 @@ __all__ = [
     "count_by_text",
     "disagreement",
     "distribution",
+    "drive",
     "named_workload",
     "parse_arrivals",
     "parse_lengths",
@@ -116,6 +121,7 @@ __all__ = [
     "read_azure",
     "read_mooncake",
     "run",
+    "served_model",
     "summarize",
     "timing_of",
 ]
