@@ -51,7 +51,7 @@ def test_the_first_model_or_the_named_one(serve: Serve) -> None:
     url = serve(200, TWO)
     assert served_model(Endpoint(url, "", api_key="k")) == ServedModel("a", 512)
     assert served_model(Endpoint(url, "b", api_key="k")) == ServedModel("b", None)
-    with pytest.raises(ConfigError, match="no model 'c'.*it has a, b"):
+    with pytest.raises(ConfigError, match=r"no model 'c'.*it has a, b"):
         served_model(Endpoint(url, "c", api_key="k"))
 
 
