@@ -6,7 +6,8 @@ from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from penstock.text.budget import BudgetSpent, RenderBudget
-from penstock.text.sandbox import BUDGET, MeteredSandbox, TemplateRefusal, render_error
+from penstock.text.metered import BUDGET
+from penstock.text.sandbox import MeteredSandbox, TemplateRefusal, render_error
 
 
 def render(source, **values):
@@ -91,6 +92,34 @@ BOMBS = [
     "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ '{}'.format(ns.x) }}",
     "{% set s = 'a' * 1000000 %}{% macro f() %}{% for i in range(99999) %}{{ s }}{% endfor %}{% endmacro %}{{ f() }}",
     "{% macro f() %}{% for i in range(99999) %}" + "x" * 9000 + "{% endfor %}{% endmacro %}{{ f() }}",
+    "{% set x = 'a' * 16000000 %}{% set ns = namespace(a=[]) %}{% for i in range(100000) %}{% set ns.a = [ns.a, x[1:]] %}{% endfor %}",
+    "{% set x = 'a' * 16000000 %}{% for i in range(90000) %}{% if 'zz' in x %}{% endif %}{% endfor %}",
+    "{% set x = 'a' * 16000000 %}{% set y = 'a' * 16000000 %}{% for i in range(90000) %}{% if x == y %}{% endif %}{% endfor %}",
+    "{% set ns = namespace(a=[]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a is upper }}",
+    "{{ '%9999999999d' is odd }}",
+    "{{ '%9999999999d' is divisibleby(3) }}",
+    "{{ 1.5|round(100000000,'ceil') }}",
+    "{% for i in range(90000) %}{% for j in range(90000) if false %}{% endfor %}{% endfor %}",
+    "{% set ns = namespace(a=[]) %}{% for i in range(2) %}{% for k in range(40) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{% if loop.changed(ns.a) %}{% endif %}{% set ns.a=[] %}{% endfor %}",
+    "{% set ns = namespace(a=(1,2)) %}{% for i in range(60) %}{% set ns.a = (ns.a, ns.a) %}{% endfor %}{{ {}[ns.a] }}",
+    "{% set ns = namespace(a=(1,2)) %}{% for i in range(60) %}{% set ns.a = (ns.a, ns.a) %}{% endfor %}{% set x = {ns.a: 1} %}",
+    "{% set ns = namespace(a=(1,2)) %}{% for i in range(60) %}{% set ns.a = (ns.a, ns.a) %}{% endfor %}{{ {}.get(ns.a) }}",
+    "{% set x = 'a' * 100000 %}{% set y = 'b' * 1000000 %}{{ (x|replace(new=y, old='a'))|length }}",
+    "{{ ('a\na'|indent(first=true, width=9999999999))|length }}",
+    "{{ ([1]*100000)|tojson(separators=('a'*1000000, ':'))|length }}",
+    "{% set ns = namespace(a=[1]*300000) %}{% for i in range(300) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a|tojson(indent=16)|length }}",
+    "{% set ns = namespace(a=[]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ {'a': ns.a}.values() }}",
+    "{% set x = 'a' * 16000000 %}{% set l = ['zz'] * 90000 %}{{ l|select('in', x)|list|length }}",
+    "{% set l = ['zz'] * 15000000 %}{% for i in range(90000) %}{% if 'a' in l %}{% endif %}{% endfor %}",
+    "{% set l = ['zz'] * 15000000 %}{% for i in range(90000) %}{% if l.count('a') %}{% endif %}{% endfor %}",
+    "{% set ns = namespace(a=[]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ '%s' % ({'a':ns.a}.items()) }}",
+    "{% set ns = namespace(a=[]) %}{% for i in range(15) %}{% set ns.a = [ns.a, [1] * 16000000] %}{% endfor %}",
+    "{% set l = [1] * 15000000 %}{% for i in range(90000) %}{% set x = joiner(*l) %}{% endfor %}",
+    "{% set a = 'a.' * 5000000 %}{{ ([{}]*90000)|map(attribute=a, default={})|list|length }}",
+    "{% set x = 'a' * 16000000 %}{% for i in range(90000) %}{{ '' if x is lower }}{% endfor %}",
+    "{% set x = 'a' * 16000000 %}{% for i in range(9000) %}{{ {}[x] is defined }}{% endfor %}",
+    "{% set x = 'a' * 16000000 %}{% for i in range(90000) %}{% if x < x %}{% endif %}{% endfor %}",
+    "{% set d = dict() %}{% set l=[1]*1000000 %}{% for i in range(90000) %}{% set z = l.copy() %}{% endfor %}",
 ]
 
 
@@ -131,6 +160,28 @@ def test_escapes_reach_nothing(source):
     except (TemplateError, TypeError):
         return
     assert "class" not in text and "function" not in text and "module" not in text
+
+
+def test_text_of_a_namespace_does_not_show_what_it_holds():
+    source = "{% set ns = namespace(a=[]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}"
+    assert render(source + "{{ ns }}{{ '{}'.format(ns) }}{{ [ns] }}") == "<Namespace><Namespace>[<Namespace>]"
+
+
+PAID = [
+    "{{ 'a' in d }}{{ 'z' not in d }}{{ 2 in xs }}{{ 'b' in 'abc' }}{{ 'z' in missing }}{{ xs is eq([1, 2, 3]) }}",
+    "{{ xs[1:] }}{{ 'abc'[::-1] }}{{ xs[xs[0]] }}{{ d['k'] }}{{ {'a' ~ 'b': 1}['ab'] }}{{ 1 < 2 == 2 }}",
+    "{% for x in xs if x is odd and x not in [3] %}{{ loop.last }}{{ x }}{% else %}none{% endfor %}",
+    "{{ xs|select('in', [1, 2])|list }}{{ ['a']|reject('eq', 'a')|list }}{{ 'abc' is lower }}{{ 4 is divisibleby 2 }}",
+    "{{ 2.567|round(2) }}{{ 7|round(method='ceil') }}{{ 'a-b'|replace(new='+', old='-') }}{{ 'a'|indent(first=true, width=3) }}",
+    "{% for x in xs %}{{ loop.changed(x // 2) }}{{ loop.cycle('a', 'b') }}{% endfor %}{{ [[1], [2]]|sum(start=[]) }}",
+    "{{ xs.index(2) }}{{ xs.count(3) }}{{ d.values()|list }}{{ d.keys() }}{{ 'defined' is test }}{{ 'upper' is filter }}",
+]
+
+
+@pytest.mark.parametrize("source", PAID)
+def test_what_is_paid_for_comes_out_as_it_would(source):
+    values = {"xs": [1, 2, 3], "d": {"k": [5], "j": [6, 7]}}
+    assert render(source, **values) == render_plainly(source, **values)
 
 
 def test_without_metering_the_bomb_goes_off():

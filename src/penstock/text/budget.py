@@ -6,12 +6,13 @@ once the budget is spent nothing more runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import ItemsView, KeysView, Mapping, ValuesView
 from typing import Any
 
 from penstock.core import limits
 
 _MAX_INT_BITS = 256
+_MEMBER_CHARS = 4  # what one place in a container takes
 
 
 class BudgetSpent(Exception):
@@ -57,7 +58,7 @@ class RenderBudget:
         if isinstance(value, Mapping):
             self.step(len(value) + 1)
             return sum(self.measure(key) + self.measure(item) + 4 for key, item in value.items())
-        if isinstance(value, (list, tuple, set, frozenset)):
+        if isinstance(value, (list, tuple, set, frozenset, KeysView, ValuesView, ItemsView)):
             self.step(len(value) + 1)
             return sum(self.measure(item) + 2 for item in value)
         return 16
@@ -69,7 +70,13 @@ class RenderBudget:
             self.chars(len(value))
         elif isinstance(value, int):
             self.measure(value)
+        elif isinstance(value, (list, tuple, dict)):
+            self.held(len(value))
         return value
+
+    def held(self, count: int) -> None:
+        """Pays for a container of that many values."""
+        self.chars(_MEMBER_CHARS * count)
 
     def written(self, value: Any) -> Any:
         """The value itself, once what its text takes has been paid for; before the text is made."""

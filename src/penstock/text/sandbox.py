@@ -6,23 +6,32 @@ imports or unlisted filters), and whatever it does ends within its `RenderBudget
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from jinja2 import nodes, pass_context
-from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.runtime import Context
+from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from penstock.text.budget import BudgetSpent, RenderBudget
-
-BUDGET = "budget!"  # a context key that no template can spell
-_MAX_INDENT = 16
+from penstock.text.metered import (
+    QuietNamespace,
+    budget_of,
+    concat,
+    contained,
+    looked,
+    metered_filter,
+    metered_test,
+    pay_search,
+    sliced,
+    tick,
+    tojson,
+    written,
+)
 
 # fmt: off
 _FILTERS = frozenset((
@@ -44,86 +53,16 @@ _STR_METHODS = frozenset((
 _LIST_METHODS = frozenset(("append", "pop"))
 _PLAIN_PERCENT = re.compile(r"(?:[^%]|%[%ds])*")
 _PLAIN_PLACES = re.compile(r"(?:[^{}]|\{\{|\}\}|\{\w{0,64}\})*")
-# Filters that look at everything in a value, and those that go once over its members.
-_DEEP = frozenset(
-    {"capitalize", "dictsort", "e", "escape", "float", "groupby", "indent", "int", "join", "lower", "max", "min"}
-) | frozenset({"replace", "safe", "sort", "string", "sum", "title", "trim", "unique", "upper", "wordcount"})
-_LINEAR = frozenset({"list", "map", "reject", "rejectattr", "reverse", "select", "selectattr"})
-_COMPARING_TESTS = frozenset({"eq", "==", "equalto", "ne", "!=", "lt", "<", "lessthan", "le", "<="}) | frozenset(
-    {"gt", ">", "greaterthan", "ge", ">=", "in"}
-)
 
 
 class TemplateRefusal(TemplateError):
     """What a template says by `raise_exception`."""
 
 
-def _budget(context: Context) -> RenderBudget:
-    """The budget of the rendering under way."""
-    budget = context.parent.get(BUDGET) or context.get(BUDGET)
-    assert isinstance(budget, RenderBudget)
-    return budget
-
-
-@pass_context
-def _tick(context: Context, static_chars: int) -> str:
-    """Pays for a turn of a loop or a stretch of fixed text."""
-    budget = _budget(context)
-    budget.step()
-    budget.chars(static_chars)
-    return ""
-
-
-@pass_context
-def _written(context: Context, value: Any) -> Any:
-    """Pays for a value that is about to become text."""
-    return _budget(context).written(value)
-
-
-@pass_context
-def _looked(context: Context, value: Any) -> Any:
-    """Pays for a value that is about to be compared; strings are compared in no time."""
-    budget = _budget(context)
-    budget.step()
-    if not isinstance(value, str):
-        budget.measure(value)
-    return value
-
-
-@pass_context
-def _concat(context: Context, values: list[Any]) -> str:
-    """Joins the operands of `~`."""
-    budget = _budget(context)
-    budget.step()
-    budget.chars(sum(budget.measure(value) for value in values))
-    return "".join(map(str, values))
-
-
-@pass_context
-def _tojson(
-    context: Context,
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON as chat templates expect it: no HTML escapes, other scripts as they are."""
-    if indent is not None and not 0 <= indent <= _MAX_INDENT:
-        raise SecurityError(f"tojson(indent={indent})")
-    budget = _budget(context)
-    if isinstance(value, (Iterator, range)):  # of map, select and the like
-        value = _drained(budget, value)
-    budget.written(value)
-    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    budget.chars(len(text))
-    return text
-
-
 @pass_context
 def _raise_exception(context: Context, message: Any) -> None:
     """Ends the rendering with the template's own message."""
-    _budget(context).written(message)
+    budget_of(context).written(message)
     raise TemplateRefusal(str(message)[:1000])
 
 
@@ -131,8 +70,10 @@ class _Meter(NodeTransformer):
     """Puts payments into a template's syntax tree: loops, text, joins and comparisons."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
-        """A payment a turn."""
+        """A payment a turn, and one for each that a condition leaves out."""
         self.generic_visit(node)
+        if node.test is not None:
+            node.test = nodes.Or(_paid(nodes.Const(0), "penstock_tick"), node.test, lineno=node.lineno)
         node.body.insert(0, nodes.ExprStmt(_paid(nodes.Const(0), "penstock_tick"), lineno=node.lineno))
         return node
 
@@ -153,24 +94,43 @@ class _Meter(NodeTransformer):
         self.generic_visit(node)
         return _paid(nodes.List(node.nodes, lineno=node.lineno), "penstock_concat")
 
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:
-        """A payment for what is compared."""
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Expr:
+        """A payment for what is compared; `in` is ours."""
         self.generic_visit(node)
-        if not isinstance(node.expr, nodes.Const):
-            node.expr = _paid(node.expr, "penstock_looked")
+        first = node.ops[0]
+        if first.op in ("in", "notin"):
+            if len(node.ops) > 1:
+                raise TemplateSyntaxError("in is no part of a chain here", node.lineno)
+            found = _paid(node.expr, "penstock_contained", first.expr)
+            return found if first.op == "in" else nodes.Not(found, lineno=node.lineno)
+        node.expr = _looked_at(node.expr)
+        for operand in node.ops:
+            operand.expr = _looked_at(operand.expr)
         return node
 
-    def visit_Test(self, node: nodes.Test) -> nodes.Test:
-        """The same for comparisons that are written as tests."""
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
+        """A payment for a slice, and one for a key."""
         self.generic_visit(node)
-        if node.name in _COMPARING_TESTS:
-            node.node = _paid(node.node, "penstock_looked")
+        if isinstance(node.arg, nodes.Slice):
+            return _paid(node, "penstock_sliced")
+        node.arg = _looked_at(node.arg)
+        return node
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Pair:
+        """A payment for the key of a dict."""
+        self.generic_visit(node)
+        node.key = _looked_at(node.key)
         return node
 
 
-def _paid(node: nodes.Expr, name: str) -> nodes.Filter:
+def _looked_at(node: nodes.Expr) -> nodes.Expr:
+    """A node that pays for its value's size; what a template spells out has a small one."""
+    return node if isinstance(node, nodes.Const) else _paid(node, "penstock_looked")
+
+
+def _paid(node: nodes.Expr, name: str, *args: nodes.Expr) -> nodes.Filter:
     """A node under one of our filters."""
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+    return nodes.Filter(node, name, list(args), [], None, None, lineno=node.lineno)
 
 
 class PlainFormat:
@@ -215,18 +175,25 @@ class MeteredSandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation])
-        kept = {name: _metered(name, self.filters[name]) for name in _FILTERS & self.filters.keys()}
-        kept["bool"] = _metered("bool", bool)
+        kept = {name: metered_filter(name, self.filters[name]) for name in _FILTERS & self.filters.keys()}
+        kept["bool"] = metered_filter("bool", bool)
         self.filters.clear()
         self.filters.update(
             kept,
-            tojson=_tojson,
-            penstock_tick=_tick,
-            penstock_written=_written,
-            penstock_looked=_looked,
-            penstock_concat=_concat,
+            tojson=tojson,
+            penstock_tick=tick,
+            penstock_written=written,
+            penstock_looked=looked,
+            penstock_sliced=sliced,
+            penstock_contained=contained,
+            penstock_concat=concat,
         )
-        self.globals = {name: self.globals[name] for name in ("range", "dict", "namespace", "joiner", "cycler")}
+        known: dict[str, Any] = dict(self.tests)
+        tests = {name: metered_test(name, test) for name, test in known.items()}
+        self.tests.clear()
+        self.tests.update(tests)
+        self.globals = {name: self.globals[name] for name in ("range", "dict", "joiner", "cycler")}
+        self.globals["namespace"] = QuietNamespace
         self.globals["raise_exception"] = _raise_exception
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -238,14 +205,15 @@ class MeteredSandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """An operator, its size checked before it is computed."""
-        budget = _budget(context)
+        budget = budget_of(context)
         _check_binop(budget, operator, left, right)
         return budget.built(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """A call: macros, the few globals, and methods of plain data."""
-        budget = _budget(__context)
+        budget = budget_of(__context)
         budget.step()
+        budget.held(len(args) + len(kwargs))
         owner = getattr(__obj, "__self__", None)
         if isinstance(__obj, PlainFormat):
             size = sum(budget.measure(value) for value in (*args, *kwargs.values()))
@@ -253,6 +221,9 @@ class MeteredSandbox(ImmutableSandboxedEnvironment):
         elif isinstance(owner, (list, tuple)):
             budget.step(len(owner) // 1024)  # taking the first of a list moves all the others
             for value in args:
+                pay_search(budget, owner if __obj.__name__ in ("count", "index") else (), value)
+        elif isinstance(owner, (dict, LoopContext)):  # a key, or what `loop.changed` compares
+            for value in args[:1] if isinstance(owner, dict) else args:
                 budget.measure(value)
         elif isinstance(owner, str):
             _check_str_call(budget, owner, getattr(__obj, "__name__", ""), args)
@@ -299,53 +270,6 @@ def _check_str_call(budget: RenderBudget, owner: str, name: str, args: tuple[Any
         if not isinstance(args[0], (str, list, tuple)):
             raise SecurityError("join takes a list")
         budget.chars(budget.measure(args[0]) + len(owner) * len(args[0]))
-
-
-def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that pays for its input and its result; keeps what Jinja passes first."""
-    mark = getattr(function, "jinja_pass_arg", None)
-    first = getattr(mark, "name", "")
-
-    @pass_context
-    def metered(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
-        budget = _budget(context)
-        if name in _DEEP:
-            if isinstance(value, (Iterator, range)):
-                value = _drained(budget, value)
-            budget.written(value)
-            _check_growth(budget, name, value, (*args, *kwargs.values()))
-        elif name in _LINEAR:
-            budget.step(1 + (len(value) if hasattr(value, "__len__") else 0))
-        if name == "list" and isinstance(value, (Iterator, range)):
-            value = _drained(budget, value)
-        passed = {"context": context, "eval_context": context.eval_ctx, "environment": context.environment}
-        lead = (passed[first],) if first in passed else ()
-        return budget.built(function(*lead, value, *args, **kwargs))
-
-    return metered
-
-
-def _drained(budget: RenderBudget, values: Iterable[Any]) -> list[Any]:
-    """The values of an iterator, each paid for before the next is made."""
-    found: list[Any] = []
-    for value in values:
-        budget.step()
-        found.append(value)
-    return found
-
-
-def _check_growth(budget: RenderBudget, name: str, value: Any, args: tuple[Any, ...]) -> None:
-    """Pays for filters whose result is larger than what goes in."""
-    for arg in args:
-        budget.measure(arg)
-    if name == "indent":
-        width = args[0] if args else 4
-        size = len(width) if isinstance(width, str) else int(width)
-        budget.chars(max(0, size) * (str(value).count("\n") + 1))
-    elif name == "replace" and len(args) >= 2:
-        budget.chars(str(value).count(str(args[0])) * len(str(args[1])))
-    elif name == "join":
-        budget.chars(sum(len(str(arg)) for arg in args) * (len(value) if hasattr(value, "__len__") else 1))
 
 
 def render_error(error: Exception) -> str:

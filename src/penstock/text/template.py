@@ -17,7 +17,8 @@ from jinja2.exceptions import TemplateError, UndefinedError
 
 from penstock.core import InvalidRequest, ModelFileError, limits
 from penstock.text.budget import BudgetSpent, RenderBudget
-from penstock.text.sandbox import BUDGET, MeteredSandbox, TemplateRefusal, render_error
+from penstock.text.metered import BUDGET
+from penstock.text.sandbox import MeteredSandbox, TemplateRefusal, render_error
 from penstock.text.shape import TemplateShape, probe
 
 _DEVELOPER: Final = re.compile(r"""['"]developer['"]""")
