@@ -12,7 +12,7 @@ window's pauses, and the rate is the truth.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,7 @@ from penstock.core.limits import MAX_BENCH_SPAN_S, MAX_MODEL_TOKENS, MAX_RATE_RP
 RATES_HEADING = b"client,t_start_s,rate_rps,cv_interarrival,dist,param1,param2"
 WINDOW_S = 600.0
 MAX_CLIENTS = 100_000
+CHUNK = 32  # gaps drawn at once
 MIN_FIT_SHAPES = {"gamma": 1e-4, "weibull": 0.05}
 
 
@@ -49,6 +50,9 @@ class LengthWindow:
     begin_s: float
     prompt: Empirical
     output: Empirical
+
+
+WindowPart = tuple[float, float, RateWindow]  # begin, end, and the window that it is of
 
 
 def read_rates(path: Path) -> dict[int, list[RateWindow]]:
@@ -166,22 +170,17 @@ def synthesise(
     begin_s = scaling.begin_s
     last_s = max(windows[-1].begin_s for windows in rates.values()) + WINDOW_S
     end_s = last_s if scaling.duration_s is None else begin_s + scaling.duration_s
+    parts = {client: clipped(rates[client], begin_s, end_s) for client in sorted(rates)}
+    check_expected(parts.values(), scaling.rate_factor)
     rows: list[TraceRow] = []
-    for client in sorted(rates):
+    for client, windows in parts.items():
         rng = np.random.default_rng([seed, client])
-        windows = clipped(rates[client], begin_s, end_s)
         tables = lengths.get(client) or lengths[known[client % len(known)]]
         begins = [table.begin_s for table in tables]
         for at_s in client_times(windows, scaling.rate_factor, rng):
             table = tables[max(0, bisect_right(begins, at_s) - 1)]
             arrival_s = (at_s - begin_s) * scaling.time_factor
             rows.append(TraceRow(arrival_s, table.prompt.draw(rng), table.output.draw(rng)))
-            if len(rows) > MAX_TRACE_ROWS:
-                raise ConfigError(
-                    f"more than {MAX_TRACE_ROWS} requests.",
-                    param="duration_s",
-                    hint="take a shorter part, or a lower rate_factor.",
-                )
     if not rows:
         raise ConfigError(
             f"nobody sends anything from {begin_s:g} s to {end_s:g} s.",
@@ -191,15 +190,34 @@ def synthesise(
     return sorted(rows, key=lambda row: row.arrival_s)
 
 
-def clipped(windows: Sequence[RateWindow], begin_s: float, end_s: float) -> list[tuple[float, float, RateWindow]]:
+def clipped(windows: Sequence[RateWindow], begin_s: float, end_s: float) -> list[WindowPart]:
     """The parts of windows within [begin_s, end_s): begin, end and the window."""
     parts = ((max(begin_s, window.begin_s), min(end_s, window.begin_s + WINDOW_S), window) for window in windows)
     return [(begin, end, window) for begin, end, window in parts if begin < end]
 
 
-def client_times(
-    parts: Sequence[tuple[float, float, RateWindow]], factor: float, rng: np.random.Generator
-) -> Iterator[float]:
+def check_expected(clients: Iterable[Sequence[WindowPart]], factor: float) -> None:
+    """Passes parts that will not make too many requests.
+
+    Raises:
+        ConfigError: the mean of their number is within a tenth of the limit, or above it.
+    """
+    mean = factor * sum((end - begin) * window.rate_rps for parts in clients for begin, end, window in parts)
+    if mean > 0.9 * MAX_TRACE_ROWS:
+        raise ConfigError(
+            f"about {mean:.0f} requests, limit {0.9 * MAX_TRACE_ROWS:.0f}.",
+            param="duration_s",
+            hint="take a shorter part, or a lower rate_factor.",
+        )
+
+
+def endless(gaps: Gaps, rng: np.random.Generator) -> Iterator[float]:
+    """One gap after the other."""
+    while True:
+        yield from gaps.draw(rng, CHUNK).tolist()
+
+
+def client_times(parts: Sequence[WindowPart], factor: float, rng: np.random.Generator) -> Iterator[float]:
     """Arrivals of one client: of a process of rate one whose clock runs at each window's rate, and stands between.
 
     Args:
@@ -212,10 +230,10 @@ def client_times(
     left = parts[0][2].gaps.first(rng)  # on the clock of rate one, to the next arrival
     for begin, end, window in parts:
         rate = window.rate_rps * factor
-        at, room = begin, (end - begin) * rate
+        at, room, gaps = begin, (end - begin) * rate, endless(window.gaps, rng)
         while left < room:
             at += left / rate
             room -= left
             yield at
-            left = float(window.gaps.draw(rng, 1)[0])
+            left = next(gaps)
         left -= room
