@@ -24,12 +24,12 @@ def row(comparison, name):
 def test_a_faster_side_is_found_better_in_every_latency_and_a_ratio_says_by_how_much():
     found = compare_runs(both(a=20.0, b=25.0))
     assert (found.a, found.b, found.rounds, found.notes) == ("A", "B", 6, ())
-    for name in ("ttft p50", "ttft p99", "e2e p50", "tpot p50"):
+    for name in ("TTFT p50", "TTFT p99", "E2E p50", "TPOT p50"):
         assert row(found, name).verdict == "better" and row(found, name).ratio.ratio.high < 1
-    assert row(found, "tpot p50").ratio.ratio.value == pytest.approx(20 / 25, rel=1e-6)
+    assert row(found, "TPOT p50").ratio.ratio.value == pytest.approx(20 / 25, rel=1e-6)
     turned = compare_runs([replace(run, label="BA"[run.label == "B"]) for run in both(a=20.0, b=25.0)])
-    assert turned.a == "B" and row(turned, "e2e p50").verdict == "better"  # A is the side that ran first
-    assert row(compare_runs(both(a=25.0, b=20.0)), "e2e p50").verdict == "worse"
+    assert turned.a == "B" and row(turned, "E2E p50").verdict == "better"  # A is the side that ran first
+    assert row(compare_runs(both(a=25.0, b=20.0)), "E2E p50").verdict == "worse"
 
 
 def test_more_is_better_for_rates():
@@ -42,14 +42,14 @@ def test_more_is_better_for_rates():
 def test_the_same_thing_twice_on_a_machine_that_slows_down_is_not_called_different():
     drifting = both(drift=0.01, rate=4.0)
     found = compare_runs(drifting)
-    assert row(found, "tpot p50").verdict == "no difference shown"
+    assert row(found, "TPOT p50").verdict == "no difference shown"
     ordered = sorted(drifting, key=lambda run: run.label)  # control: all of A first, then all of B
     capacities = [20.0 * (1 - 0.01 * index) for index in range(12)]
     naive = [
         queue_run(4.0, capacity, 20.0, seed=run.round, label=run.label, round=run.round)
         for run, capacity in zip(ordered, capacities, strict=True)
     ]
-    assert row(compare_runs(naive), "tpot p50").verdict == "worse"
+    assert row(compare_runs(naive), "TPOT p50").verdict == "worse"
 
 
 def test_a_round_counts_for_both_sides_or_for_none():
@@ -69,8 +69,8 @@ def test_failures_count_as_infinitely_slow_and_are_named():
     ]
     found = compare_runs(runs)
     assert any(note.startswith("B: ") and "did not end well" in note for note in found.notes)
-    assert any("left out" in note and "ttft p99" in note for note in found.notes)
-    assert "ttft p99" not in [one.figure.name for one in found.rows]
+    assert any("left out" in note and "TTFT p99" in note for note in found.notes)
+    assert "TTFT p99" not in [one.figure.name for one in found.rows]
 
 
 def test_what_is_not_two_sides_of_whole_rounds_is_refused():

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from penstock.bench import stats
-from penstock.bench.definitions import Objective, Summary, summarize
+from penstock.bench.definitions import POOLED, Objective, Summary, summarize
 from penstock.bench.stats import Estimate, Ratio
 from penstock.bench.store import LoadRun
 from penstock.core import ConfigError
 
 MIN_ROUNDS = 5
-LATENCIES = ("ttft", "tpot", "itl_pooled", "stall", "e2e")
+LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", POOLED: "gap", "stall": "longest gap", "e2e": "E2E"}
 PERCENTS = (50.0, 99.0)
 MS = 1e3
 
@@ -143,9 +143,9 @@ def figures(objectives: Sequence[Objective]) -> tuple[Figure, ...]:
     ]
     if objectives:
         found.append(Figure("goodput", "1/s", True, lambda one: one.goodput.requests_per_s if one.goodput else None))
-    for name in LATENCIES:
+    for name, shown in LATENCIES.items():
         for percent in PERCENTS:
-            found.append(Figure(f"{name} p{percent:g}", "ms", False, _percentile(name, percent)))
+            found.append(Figure(f"{shown} p{percent:g}", "ms", False, _percentile(name, percent)))
     return tuple(found)
 
 
