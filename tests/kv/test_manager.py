@@ -109,6 +109,40 @@ def test_pages_behind_the_window_are_freed_in_that_group_only():
     kv.check()
 
 
+def test_beside_a_window_pages_are_set_aside_for_what_is_left_to_compute():
+    kv = make_kv((FULL, WINDOW), pages=40)
+    one = make_sequence(0, range(60))
+    start(kv, one)
+    kv.reserve(one, 100)
+    assert kv.spare() == [15, 34]  # 25 of everything; 2 of the window, 2 for its edges, 2 of a step of 8 tokens
+    compute(kv, one, 8)
+    assert kv.spare() == [15, 34]
+    for end in (*range(16, 60, 8), 60):
+        compute(kv, one, end)
+    one.tokens.append(1)
+    for end in range(61, 101):
+        compute(kv, one, end)
+        one.tokens.append(1)
+        assert kv.spare() == [15, 34]
+
+
+def test_long_steps_cost_a_window_nothing_once_the_prompt_is_done():
+    config = EngineConfig(1000, 100, (40, 40), page_tokens=4, max_step_tokens=64)
+    kv = KvManager((FULL, WINDOW), config)
+    one = make_sequence(0, range(60))
+    start(kv, one)
+    kv.reserve(one, 100)
+    assert kv.spare() == [15, 20]
+    compute(kv, one, 60)
+    one.tokens.append(1)
+    compute(kv, one, 61)
+    assert kv.spare() == [15, 34], "2 pages of the window, 2 for its edges, 2 for tokens to come"
+    for end in range(62, 101):
+        one.tokens.append(1)
+        compute(kv, one, end)
+        assert len([page for page in one.tables[1] if page >= 0]) <= 6 and kv.spare() == [15, 34]
+
+
 def test_a_hit_needs_the_last_window_too():
     kv = make_kv((FULL, WINDOW), pages=6)
     one = make_sequence(0, range(16))

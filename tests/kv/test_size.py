@@ -54,14 +54,29 @@ def test_groups_of_a_short_context_get_the_same_number_of_pages() -> None:
 
 def test_a_window_gets_what_its_sequences_hold_and_room_for_short_ones() -> None:
     size = size_kv(WINDOWED, 32, 100_000, KvBudget(10**12), chunk_tokens=320)
-    assert size.pages == (16 * 3125, 2048)  # 65,536 tokens in short sequences; 16 long ones hold 14 pages each
+    assert size.pages == (
+        16 * 3125,
+        2048,
+    )  # 65,536 tokens in short sequences; 16 long ones hold 6 pages each, and one a chunk
     assert "kv: full 50,000 + window-64 2,048 pages × 32 tokens" in size.line("bf16")
-    assert "room for 16 requests of 100,000 tokens or 146 of 512" in size.line("bf16")
+    assert "room for 16 requests of 100,000 tokens or 340 of 512" in size.line("bf16")
 
 
 def test_control_without_a_chunk_the_window_needs_less() -> None:
     assert size_kv(WINDOWED, 32, 100_000, KvBudget(10**12)).room(512) == 512
-    assert size_kv(WINDOWED, 32, 100_000, KvBudget(10**12), chunk_tokens=320).room(512) == 146
+    assert size_kv(WINDOWED, 32, 100_000, KvBudget(10**12), chunk_tokens=320).room(512) == 340
+
+
+LONG = (KvGroup("full", (0,), 10**6), KvGroup("window-128", (1,), 10**6, window=128))
+
+
+@pytest.mark.parametrize("budget", [KvBudget(20 * 10**9), KvBudget(0, 10 * 10**9), KvBudget(60 * 10**9)])
+def test_where_memory_is_short_no_group_runs_out_long_before_another(budget: KvBudget) -> None:
+    size = size_kv(LONG, 32, 131_072, budget, chunk_tokens=2048)
+    assert size.room(131_072) >= 1 and size.max_model_tokens == 131_072
+    for usual in (512, 2048):
+        alone = size.pages[0] // (usual // 32)  # as many as the layers without a window hold
+        assert size.room(usual) >= min(128, alone // 4)
 
 
 @settings(deadline=None, max_examples=60)

@@ -14,9 +14,10 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from penstock.core import EngineConfig, KvGroup, PageCopy, Request, Sequence
+from penstock.kv.holding import Holding
 from penstock.kv.pool import PagePool
 from penstock.kv.prefix import Claim, Entry, PageHash, PageHasher, PendingPage, PrefixIndex, PromptPages, pack, sha256
-from penstock.kv.size import pages_needed
+from penstock.kv.size import chunk_now, pages_needed
 
 
 class Match(NamedTuple):
@@ -33,23 +34,6 @@ class Match(NamedTuple):
     pending: PendingPage | None
     num_held: tuple[int, ...]
     num_unheld: tuple[int, ...]
-
-
-class _Holding:
-    """What the manager keeps for one open sequence."""
-
-    __slots__ = ("claim", "extra", "keys", "need", "num_full", "owned", "promised", "sequence", "trimmed")
-
-    def __init__(self, sequence: Sequence, keys: list[bytes], num_full: int, trimmed: list[int]) -> None:
-        self.sequence = sequence
-        self.keys = keys
-        self.extra: bytes | None = None  # of every page; None where pages differ
-        self.num_full = num_full  # pages that are complete and booked
-        self.claim: Claim | None = None
-        self.owned: list[Entry] = []  # pages that this sequence computed and that others may hit
-        self.trimmed = trimmed  # first page index that may still be held, by group
-        self.need = [0] * len(trimmed)  # pages set aside for it in all, by group
-        self.promised = [0] * len(trimmed)  # of these, not taken yet
 
 
 class KvManager:
@@ -71,13 +55,13 @@ class KvManager:
         assert len(groups) == len(config.pages), "pages are given for every group"
         self._windows = tuple(group.window for group in groups)
         self._page_tokens, self._prefix_cache = config.page_tokens, config.prefix_cache
-        self._chunk_pages = config.depth * -(-config.max_step_tokens // config.page_tokens)
+        self._depth, self._chunk_pages = config.depth, config.depth * -(-config.max_step_tokens // config.page_tokens)
         self._pools = tuple(PagePool[Entry](pages) for pages in config.pages)
         self._hasher = PageHasher(config.page_tokens, config.model_identity, hash_page)
         self._index = PrefixIndex(config.page_tokens)
-        self._open: dict[int, _Holding] = {}
+        self._open: dict[int, Holding] = {}
         self._nothing: tuple[tuple[int, ...], ...] = ((),) * len(groups)
-        self._promised = [0] * len(groups)
+        self._promised, self._zeros = [0] * len(groups), [0] * len(groups)
         self.queries_tokens = self.hits_tokens = self.gains = 0
 
     # Sizes.
@@ -118,7 +102,10 @@ class KvManager:
 
     def need(self, num_tokens: int) -> list[int]:
         """Pages that a sequence of so many tokens holds at most, by group (a window: its last pages and a chunk)."""
-        return [pages_needed(num_tokens, window, self._page_tokens, self._chunk_pages) for window in self._windows]
+        return self._need(num_tokens, self._chunk_pages)
+
+    def _need(self, num_tokens: int, chunk_pages: int) -> list[int]:
+        return [pages_needed(num_tokens, window, self._page_tokens, chunk_pages) for window in self._windows]
 
     def fits(self, num_tokens: int) -> bool:
         """Whether a sequence of so many tokens fits when it is alone."""
@@ -213,8 +200,8 @@ class KvManager:
             holding.claim = Claim(sequence.id, sequence.tokens, keys)
             self._index.claim(keys[len(entries) : len(sequence.tokens) // self._page_tokens], holding.claim)
 
-    def _begin(self, sequence: Sequence, keys: list[bytes], num_full: int, trimmed: list[int]) -> _Holding:
-        holding = self._open[sequence.id] = _Holding(sequence, keys, num_full, trimmed)
+    def _begin(self, sequence: Sequence, keys: list[bytes], num_full: int, trimmed: list[int]) -> Holding:
+        holding = self._open[sequence.id] = Holding(sequence, keys, num_full, trimmed)
         if not sequence.request.media:
             holding.extra = self._hasher.extra(sequence.request, 0)
         return holding
@@ -222,13 +209,19 @@ class KvManager:
     def reserve(self, sequence: Sequence, num_tokens: int) -> None:
         """Sets pages aside for so many tokens of an open sequence: `spare` leaves them out until they are taken."""
         holding = self._open[sequence.id]
-        holding.need = self.need(num_tokens)
+        holding.reserved = num_tokens
         self._promise(holding)
 
-    def _promise(self, holding: _Holding) -> None:
-        """Brings what is set aside up to date after the sequence's tables changed."""
-        for group, table in enumerate(holding.sequence.tables):
-            owed = max(0, holding.need[group] - len(table) + holding.trimmed[group])
+    def _promise(self, holding: Holding) -> None:
+        """Brings what is set aside up to date after the sequence's tables changed.
+
+        Beside a window, a chunk of what is left to compute: one token at a time once the prompt is done.
+        """
+        sequence = holding.sequence
+        chunk = chunk_now(len(sequence.tokens) - sequence.num_computed, self._page_tokens, self._depth)
+        need = self._need(holding.reserved, min(chunk, self._chunk_pages)) if holding.reserved else self._zeros
+        for group, table in enumerate(sequence.tables):
+            owed = max(0, need[group] - len(table) + holding.trimmed[group])
             self._promised[group] += owed - holding.promised[group]
             holding.promised[group] = owed
 
@@ -315,7 +308,7 @@ class KvManager:
             if window is not None:
                 self._trim(holding, group)
 
-    def _ready(self, holding: _Holding, index: int) -> None:
+    def _ready(self, holding: Holding, index: int) -> None:
         """Enters a page that is complete, or gives the one of its key what that has lost."""
         sequence, keys, size = holding.sequence, holding.keys, self._page_tokens
         packed = pack(sequence.tokens[index * size : (index + 1) * size])
@@ -334,7 +327,7 @@ class KvManager:
             if page >= 0:
                 pool.publish(page, known)
 
-    def _trim(self, holding: _Holding, group: int) -> None:
+    def _trim(self, holding: Holding, group: int) -> None:
         table = holding.sequence.tables[group]
         # One position less than the sequence needs: other samples start from its last prompt token.
         first = min(self._first_kept(group, holding.sequence.num_computed - 1), len(table))

@@ -20,6 +20,7 @@ DEFAULT_TOKENS = 65_536
 FREE_SHARE = 0.5
 MIN_MODEL_TOKENS = 256
 SHORT_TOKENS = 512
+USUAL_TOKENS = 2048
 
 
 class KvBudget(NamedTuple):
@@ -52,6 +53,11 @@ def pages_needed(num_tokens: int, window: int | None, page_tokens: int, chunk_pa
     return pages if window is None else min(pages, -(-window // page_tokens) + 2 + chunk_pages)
 
 
+def chunk_now(num_tokens: int, page_tokens: int, depth: int = 1) -> int:
+    """Pages that the steps under way may add to a sequence with so many tokens left to compute."""
+    return -(-max(1, num_tokens) // page_tokens) + depth
+
+
 @dataclass(frozen=True, slots=True)
 class KvSize:
     """The choice.
@@ -80,11 +86,13 @@ class KvSize:
         return min(self.pages) * self.page_tokens
 
     def room(self, num_tokens: int) -> int:
-        """Sequences of so many tokens that fit at once."""
-        return min(
-            pages // pages_needed(num_tokens, group.window, self.page_tokens, self.chunk_pages)
-            for pages, group in zip(self.pages, self.groups, strict=True)
-        )
+        """Sequences of so many tokens that fit at once, one of them still at its prompt."""
+
+        def fit(pages: int, window: int | None) -> int:
+            first, other = _first_and_other(num_tokens, window, self.page_tokens, self.chunk_pages)
+            return 1 + (pages - first) // other if pages >= first else 0
+
+        return min(fit(pages, group.window) for pages, group in zip(self.pages, self.groups, strict=True))
 
     def line(self, kv_type: str) -> str:
         """Pages, tokens and how many requests of which length fit, in one line."""
@@ -122,8 +130,9 @@ def size_kv(
 ) -> KvSize:
     """The pages of every group within the budget.
 
-    Each group gets what DEFAULT_SEQUENCES of full length and DEFAULT_TOKENS in short sequences hold of it, and in that
-    proportion less (or, of `kv_bytes`, more), but never less than one sequence needs.
+    Each group gets what DEFAULT_SEQUENCES of full length and DEFAULT_TOKENS in short sequences hold of it; where that
+    does not fit, in the proportion in which sequences of USUAL_TOKENS hold them, so that none runs out while another
+    lies idle; and never less than one sequence needs.
 
     Args:
         groups: with the bytes of one page each.
@@ -146,7 +155,7 @@ def size_kv(
 
     alone = need(max_model_tokens)
     if _bytes(groups, alone) <= budget.num_bytes:
-        return choice(_shares(groups, alone, page_tokens, budget), max_model_tokens, "")
+        return choice(_shares(choice(alone, max_model_tokens, ""), alone, budget), max_model_tokens, "")
     most = -(-max_model_tokens // page_tokens)
     context = _greatest(most, lambda count: _bytes(groups, need(count * page_tokens)) <= budget.num_bytes)
     fits = context * page_tokens
@@ -174,14 +183,31 @@ def _greatest(limit: int, fits: Callable[[int], bool]) -> int:
     return low
 
 
-def _shares(groups: tuple[KvGroup, ...], alone: tuple[int, ...], page_tokens: int, budget: KvBudget) -> tuple[int, ...]:
-    """Pages of each group in proportion to its demand, beyond it only for a figure that the user gave."""
-    demand = [max(count * DEFAULT_SEQUENCES, DEFAULT_TOKENS // page_tokens) for count in alone]
-    most = limit = max(demand)
+def _first_and_other(num_tokens: int, window: int | None, page_tokens: int, chunk_pages: int) -> tuple[int, int]:
+    """Pages of one group that a sequence of so many tokens holds at most, and that one holds whose prompt is done."""
+    decoding = min(chunk_pages, chunk_now(1, page_tokens))
+    return (
+        pages_needed(num_tokens, window, page_tokens, chunk_pages),
+        pages_needed(num_tokens, window, page_tokens, decoding),
+    )
+
+
+def _shares(size: KvSize, alone: tuple[int, ...], budget: KvBudget) -> tuple[int, ...]:
+    """Pages of each group: as many sequences of a usual length as fit beside a longest one, up to each group's demand.
+
+    A figure that the user gave is all used, so demand does not end it.
+    """
+    groups, usual = size.groups, min(USUAL_TOKENS, size.max_model_tokens)
+    held = [_first_and_other(usual, group.window, size.page_tokens, size.chunk_pages) for group in groups]
+    most = max(other for _, other in held)
+    demand = [max(count * DEFAULT_SEQUENCES, DEFAULT_TOKENS // size.page_tokens) for count in alone]
+    limit = max(-(-count * most // other) for count, (_, other) in zip(demand, held, strict=True))
     if budget.kv_bytes is not None:
-        limit = max(most, budget.kv_bytes // min(group.bytes_per_page for group in groups))
+        limit = max(limit, budget.kv_bytes // min(group.bytes_per_page for group in groups))
+        demand = [max(count, limit * 2) for count in demand]
 
     def pages(scale: int) -> tuple[int, ...]:
-        return tuple(max(count, scale * wanted // most) for count, wanted in zip(alone, demand, strict=True))
+        wanted = [first - other + scale * other // most for first, other in held]
+        return tuple(max(one, min(full, want)) for one, full, want in zip(alone, demand, wanted, strict=True))
 
     return pages(_greatest(limit, lambda scale: _bytes(groups, pages(scale)) <= budget.num_bytes))
