@@ -6,7 +6,7 @@ import pytest
 
 from penstock.api.fields import ChatBody, CompletionBody, DetokenizeBody, check_fields
 from penstock.api.strict_json import parse_object
-from penstock.core import InvalidRequest
+from penstock.core import InvalidRequest, limits
 
 GOOD = {"model": "m", "prompt": "p"}
 
@@ -57,3 +57,17 @@ def test_the_place_within_messages_is_named_without_values():
 def test_a_long_list_of_wrong_ids_stops_at_the_first():
     error = refused(DetokenizeBody, tokens=["x"] * 100_000)
     assert error.param == "tokens" and len(error.message) < 200
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (5, "messages.0.content must be a string or a list of parts."),
+        ({}, "messages.0.content must be a string or a list of parts."),
+        ([5], "messages.0.content.0 must be an object."),
+        ([{"type": "text", "text": ""}] * (limits.MAX_MESSAGES + 1), "messages.0.content is too long."),
+    ],
+)
+def test_content_that_is_neither_text_nor_parts(content, said):
+    error = refused(ChatBody, model="m", messages=[{"role": "user", "content": content}])
+    assert error.message == said

@@ -166,3 +166,10 @@ def test_a_prompt_that_cannot_fit_is_refused_before_it_is_cut(byte_level):
     spelled = [{"role": "user", "content": "<s>" * 300}]
     exact = -(-len(byte_level.decode(byte_level.encode_chat(spelled), False)) // byte_level.max_token_bytes)
     assert byte_level.encode_chat(spelled, max_tokens=exact)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "", "\r", "x" * 500])
+def test_options_that_are_not_offered_are_named_on_one_line(name):
+    with pytest.raises(InvalidRequest) as caught:
+        render("x", kwargs={name: True})
+    assert len(str(caught.value).splitlines()) == 1

@@ -33,7 +33,7 @@ def test_depth_is_bounded():
     value = "x"
     for _ in range(limits.MAX_JSON_DEPTH + 2):
         value = [value]
-    with pytest.raises(InvalidRequest, match="deeper"):
+    with pytest.raises(InvalidRequest, match="too deeply"):
         Marked(CONTROLS, [{"role": "user", "content": "x", "extra": value}], None, frozenset())
 
 

@@ -185,3 +185,9 @@ def test_labels_are_left_out():
     assert check_tools([{**tool, "cache_control": {"type": "ephemeral"}}]) == [tool]
     with pytest.raises(InvalidRequest, match=r"tools\[0\] has a field"):
         check_tools([{**tool, "server": "x"}])
+
+
+@pytest.mark.parametrize("part", [{"type": "text"}, {"type": "text", "text": None}, {"type": "text", "text": 5}])
+def test_a_text_part_without_a_text_is_called_that(part):
+    with pytest.raises(InvalidRequest, match="text part without a text"):
+        check_messages([{"role": "user", "content": [part]}])

@@ -214,6 +214,7 @@ _WORDS: dict[str, str] = {
     "float_type": "must be a finite number",
     "bool_type": "must be true or false",
     "string_type": "must be a string",
+    "text_or_parts": "must be a string or a list of parts",
     "list_type": "must be a list",
     "dict_type": "must be an object",
     "model_type": "must be an object",
@@ -235,7 +236,9 @@ def check_fields(kind: type[Body], given: dict[str, Any]) -> Body:
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        first, *others = error.errors(include_url=False, include_context=False, include_input=False)
+    if others and first["loc"][-1] == "str":  # text or parts: what is wrong with the parts, if it has some
+        first = others[0] if others[0]["type"] != "list_type" else {**first, "type": "text_or_parts"}
     place = [str(part)[:64] for part in first["loc"]]
     param = place[0] if place else None
     where = ".".join(part for part in place if not _is_branch(part))

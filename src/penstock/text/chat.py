@@ -135,7 +135,7 @@ def check_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     asked = {name: value for name, value in kwargs.items() if value is not None}
     for name, value in asked.items():
         if name not in ALLOWED_KWARGS:
-            raise _bad_option(str(name)[:64], "is not offered.", f"what is: {', '.join(ALLOWED_KWARGS)}.")
+            raise _bad_option(_shown(str(name)[:64]), "is not offered.", f"what is: {', '.join(ALLOWED_KWARGS)}.")
         if name in _SWITCHES and not isinstance(value, bool):
             raise _bad_option(name, "must be true or false.")
         if name == "reasoning_effort" and value not in _EFFORTS:
@@ -151,6 +151,11 @@ def _check_read(options: Mapping[str, Any], template: CompiledTemplate) -> None:
         # Not to think is what a model does anyway whose template never speaks of it.
         if options[name] is not False or "think" in template.source.lower():
             raise _bad_option(name, "is not read by this model's chat template.", "leave it out.")
+
+
+def _shown(name: str) -> str:
+    """An option's name on one line."""
+    return name if name.isidentifier() else repr(name)
 
 
 def _bad_option(name: str, problem: str, hint: str | None = None) -> InvalidRequest:

@@ -108,7 +108,11 @@ class Marked:
 def _collect(value: Any, used: set[str], depth: int) -> None:
     """Adds the private-use characters of all strings to `used`, spelled out or as JSON escapes."""
     if depth > limits.MAX_JSON_DEPTH:
-        raise InvalidRequest(f"Nested deeper than {limits.MAX_JSON_DEPTH} levels.", param="messages")
+        raise InvalidRequest(
+            "a message or a tool is nested too deeply.",
+            param="messages",
+            hint=f"at most {limits.MAX_JSON_DEPTH} levels are taken, a tool call's arguments among them.",
+        )
     if isinstance(value, str):
         if not value.isascii():
             used.update(char for char in set(value) if "\ue000" <= char <= "\uf8ff")

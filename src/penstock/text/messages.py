@@ -17,6 +17,7 @@ from penstock.core import InvalidRequest, limits
 
 REASONING: Final = ("reasoning_content", "reasoning", "thinking")
 _LABELS: Final = frozenset({"cache_control", "index"})  # for caches elsewhere, and left over from streams
+_PART_HINT: Final = 'send {"type": "text", "text": "..."}.'
 _ROLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _TOOL_NAME: Final = re.compile(rf"[A-Za-z0-9_.-]{{1,{limits.MAX_TOOL_NAME_CHARS}}}")
 
@@ -98,14 +99,16 @@ def _check_keys(where: str, given: Mapping[str, Any], known: set[str], param: st
 
 def _part_text(where: str, part: Any) -> str:
     """The text of a content part."""
-    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
+    if isinstance(part, Mapping) and part.get("type") == "text":
+        if not isinstance(part.get("text"), str):
+            raise InvalidRequest(f"{where}.content has a text part without a text.", param="messages", hint=_PART_HINT)
         _check_keys(f"{where}.content", part, {"type", "text"}, "messages")
         return str(part["text"])
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     raise InvalidRequest(
         f"{where}.content has a part of type {str(kind)[:64]!r}; this model takes text.",
         param="messages",
-        hint='send {"type": "text", "text": "..."}.',
+        hint=_PART_HINT,
     )
 
 
