@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from penstock.core import ModelFileError, limits
+from penstock.core import InvalidRequest, ModelFileError, limits
 from penstock.text import load_tokenizer
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -82,6 +82,30 @@ def test_named_templates(tmp_path):
     assert tokenizer.encode_chat(messages, tools=[{"type": "function", "function": {"name": "f"}}]) == (2,)
     empty = load_tokenizer(make_folder(tmp_path, tokenizer_config={"chat_template": []}))
     assert empty.chat_template is None
+
+
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+def test_a_template_for_tools_has_a_file_of_its_own(tmp_path):
+    folder = make_folder(tmp_path)
+    (folder / "chat_template.jinja").write_text("a{{ messages[0].content }}")
+    asked = {"messages": [{"role": "user", "content": "c"}], "tools": [TOOL]}
+    with pytest.raises(InvalidRequest, match="takes no tools"):  # the control: one template alone
+        load_tokenizer(folder).encode_chat(**asked)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("b{{ messages[0].content }}{{ tools and '' }}")
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.decode(tokenizer.encode_chat(**asked)) == "bc"
+    assert tokenizer.decode(tokenizer.encode_chat(asked["messages"])) == "ac"
+
+
+def test_the_template_file_of_an_older_time(tmp_path):
+    folder = make_folder(tmp_path, chat_template={"chat_template": "a{{ messages[0].content }}"})
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.decode(tokenizer.encode_chat([{"role": "user", "content": "c"}])) == "ac"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "b"}))
+    assert load_tokenizer(folder).chat_template.source == "b"
 
 
 def test_the_date_is_injected(tmp_path):

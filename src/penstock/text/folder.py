@@ -36,7 +36,7 @@ def load_tokenizer(folder: Path, *, now: Callable[[], datetime] | None = None) -
     Args:
         folder: holds tokenizer.json, or else tokenizer.model (SentencePiece or tiktoken), or else tekken.json; and,
             where the model has them, tokenizer_config.json, special_tokens_map.json, added_tokens.json,
-            generation_config.json and chat_template.jinja.
+            generation_config.json, chat_template.jinja, additional_chat_templates/tool_use.jinja or chat_template.json.
         now: the date and time for templates that ask; without it they are told that there is none.
 
     Raises:
@@ -197,15 +197,17 @@ def _read_files(folder: Path) -> Files:
 
 
 def _read_template(folder: Path, files: Files, now: Callable[[], datetime] | None) -> ChatTemplate | None:
-    """The chat template: a file of its own, or a string or named strings in the configuration."""
-    path = folder / "chat_template.jinja"
+    """The chat template: a file of its own (and one for tools), or a string or named strings in the configuration."""
+    path, for_tools = folder / "chat_template.jinja", folder / "additional_chat_templates" / "tool_use.jinja"
     if path.is_file():
-        try:
-            source = _read_bytes(path, 4 * limits.MAX_TEMPLATE_CHARS).decode("utf-8")
-        except UnicodeDecodeError:
-            raise ModelFileError(f"{path}: not UTF-8.") from None
-        return ChatTemplate(source, names=files.names, now=now, origin=str(path))
+        tools = _read_text(for_tools) if for_tools.is_file() else None
+        return ChatTemplate(_read_text(path), tool_source=tools, names=files.names, now=now, origin=str(path))
     found, origin = files.config.get("chat_template"), str(folder / "tokenizer_config.json")
+    if not found:  # of models that see as well, the file of an older time
+        found, origin = (
+            _read_json(folder / "chat_template.json").get("chat_template"),
+            str(folder / "chat_template.json"),
+        )
     if isinstance(found, list):
         found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, Mapping)}
     if isinstance(found, Mapping):
@@ -218,6 +220,14 @@ def _read_template(folder: Path, files: Files, now: Callable[[], datetime] | Non
     if not isinstance(found, str) or not found:
         return None
     return ChatTemplate(found, names=files.names, now=now, origin=origin)
+
+
+def _read_text(path: Path) -> str:
+    """A template's text."""
+    try:
+        return _read_bytes(path, 4 * limits.MAX_TEMPLATE_CHARS).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ModelFileError(f"{path}: not UTF-8.") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
