@@ -31,7 +31,7 @@ from penstock.core import EngineConfig, Request, SamplingParams
 from penstock.engine import Engine, EngineThread, WallClock
 from penstock.formats import Storage
 from penstock.kv import KvManager
-from penstock.model import Attention, DecoderSpec, Layer, Mlp, Rope, open_checkpoint
+from penstock.model import Attention, DecoderSpec, Layer, Mlp, QkNorm, Rope, open_checkpoint
 from penstock.sched import Scheduler
 
 VOCAB, PAGE_TOKENS, OWN_TOKENS = 4096, 32, 32
@@ -130,7 +130,7 @@ class Recorder:
 def build(rows, context, steps, text):
     """An engine over a one-layer random model, and what records its steps."""
     total = context + steps + 64
-    layer = Layer(Attention(1, 1, 32, 32**-0.5, Rope(theta=1e4, dims=32), qk_norm=True), Mlp(64))
+    layer = Layer(Attention(1, 1, 32, 32**-0.5, Rope(theta=1e4, dims=32), qk_norm=QkNorm.HEAD), Mlp(64))
     spec = DecoderSpec("qwen3", 64, VOCAB, (layer,), 1e-6, max_tokens=total, tied_head=True)
     pages = context // PAGE_TOKENS + rows * (-(-(OWN_TOKENS + steps + 64) // PAGE_TOKENS) + 1)
     config = EngineConfig(total, VOCAB, (pages,), max_running=rows, page_tokens=PAGE_TOKENS, max_step_tokens=4096)
