@@ -164,6 +164,13 @@ def test_gemmas_scores_caps_and_bases():
     assert config("gemma3", rope__freq_base=1e6)["final_logit_softcapping"] is None
 
 
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
+@pytest.mark.parametrize("scale", [1e-200, 5e-324, 1e200, -1.0, -0.0625])
+def test_a_gemmas_scale_of_scores_is_a_sensible_number_or_refused(architecture, scale):
+    assert "attention.scale is " in refusal(architecture, attention__scale=scale, rope__freq_base=1e6)
+    assert config(architecture, attention__scale=0.25, rope__freq_base=1e6)["query_pre_attn_scalar"] == 16
+
+
 def test_granites_multipliers():
     found = config("granite", logit_scale=8.0)
     assert (found["attention_multiplier"], found["residual_multiplier"], found["embedding_multiplier"]) == (0.25, 1, 1)

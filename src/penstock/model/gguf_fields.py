@@ -198,6 +198,10 @@ def _gemma3(keys: Keys, config: Config, tensors: Mapping[str, RawTensor]) -> Non
 def _score_size(keys: Keys, config: Config, deepest: int) -> float:
     """The number whose inverse root scales Gemma's scores: declared, or as the model's size implies."""
     if scale := keys.number("attention.scale"):
+        if not 1 / limits.MAX_HIDDEN <= scale <= limits.MAX_HIDDEN:
+            raise keys.error(
+                "attention.scale", f"is {scale:g}; it must lie between 1 / {limits.MAX_HIDDEN} and {limits.MAX_HIDDEN}."
+            )
         return scale**-2
     wide = config["hidden_size"] // config["num_attention_heads"]
     return float(wide if config["num_hidden_layers"] == deepest else config["head_dim"])
