@@ -56,7 +56,7 @@ def read_bodies(path: Path) -> list[list[Body]]:
             refuse(path, number, "has no request with messages")
         if len(messages) > MAX_MESSAGES or not all(isinstance(message, dict) for message in messages):
             refuse(path, number, f"has messages that are no objects, or more than {MAX_MESSAGES}")
-        tools = request.get("tools") or []
+        tools = [] if request.get("tools") is None else request["tools"]
         if not isinstance(tools, list) or len(tools) > MAX_TOOLS or not all(isinstance(tool, dict) for tool in tools):
             refuse(path, number, f"has tools that are no objects, or more than {MAX_TOOLS}")
         extra = {name: request[name] for name in KEPT if request.get(name) is not None}

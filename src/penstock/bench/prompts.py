@@ -7,7 +7,7 @@ template and the model's beginning in it; a length that can't be met is refused,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
 
@@ -180,7 +180,7 @@ class PromptMaker:
         pieces = self._drawn(draft.parts)
         gap = -self._around.get((draft.num_turns, draft.first), 0)
         for round in range(MAX_ROUNDS):
-            self._change(pieces, gap, draft.parts[-1][1], round)
+            self._change(draft, pieces, gap, round)
             if not pieces:
                 break
             prompt = draft.build(self._pieces.text(pieces, draft.first))
@@ -200,16 +200,18 @@ class PromptMaker:
     def _count(self, prompt: str | tuple[Turn, ...]) -> int:
         return self.counter.count(prompt)
 
-    def _change(self, pieces: list[str], gap: int, more: Iterator[int], round: int) -> None:
-        """Adds pieces worth `gap` tokens, or takes as many away."""
+    def _change(self, draft: Draft, pieces: list[str], gap: int, round: int) -> None:
+        """Adds pieces worth `gap` tokens, or takes as many away; what was taken away comes back first."""
         cost = self._pieces.cost
         while gap < 0 and pieces:
-            gap += cost[pieces.pop()]
+            draft.spare.append(pieces.pop())
+            gap += cost[draft.spare[-1]]
         if not pieces and gap <= 0:
             return
         while gap > 0:
-            piece = self._pieces.drawn[next(more)]
+            piece = draft.spare.pop() if draft.spare else self._pieces.drawn[next(draft.parts[-1][1])]
             if cost[piece] > gap or (round > 2 and gap == 1):
+                draft.spare.append(piece)
                 piece = self._pieces.filler(gap, round)
             pieces.append(piece)
             gap -= cost[piece]
@@ -224,9 +226,11 @@ class Draft:
         build: the prompt with that text as its last message.
         num_turns: messages in it, 0 for a text.
         first: nothing stands before the message's text.
+        spare: pieces that were taken away from its end, the last one first to come back.
     """
 
     parts: Sequence[tuple[Part, Iterator[int]]]
     build: Callable[[str], str | tuple[Turn, ...]]
     num_turns: int
     first: bool
+    spare: list[str] = field(default_factory=list)
