@@ -331,3 +331,17 @@ def test_spm_metadata_equals_the_sentencepiece_library(name):
         assert ours.decode(ids, skip_special_tokens=False) == theirs.decode(ids)
 
     check()
+
+
+def test_a_file_without_token_types_has_bytes_and_control_tokens_all_the_same(spm_metadata):
+    silent = {key: value for key, value in spm_metadata.items() if not key.endswith("token_type")}
+    text = "hello\nwörld"
+    assert load_gguf_tokenizer(silent).encode(text) == load_gguf_tokenizer(spm_metadata).encode(text)
+    ends = load_gguf_tokenizer({k: v for k, v in byte_level_metadata().items() if "type" not in k and "eos" not in k})
+    assert ends.eos_token_ids == (4,)
+
+
+def test_merges_are_no_optional_key():
+    with pytest.raises(ModelFileError, match=r"tokenizer\.ggml\.merges is missing"):
+        load_gguf_tokenizer(byte_level_metadata(merges=None))
+    assert load_gguf_tokenizer(byte_level_metadata(merges=[])).encode("ab") == (0, 1)

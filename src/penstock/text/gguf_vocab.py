@@ -26,6 +26,7 @@ from penstock.text.tokenizer import Tokenizer, Vocabulary
 from penstock.text.vocab import ControlToken, ControlTokens, looks_like_control
 from penstock.text.wordpiece import build_wordpiece
 
+_BYTE: Final = re.compile(r"<0x[0-9A-F]{2}>")
 # Phi-3's turn tokens swallow the white space after them, which a file can't say; these don't.
 _KEEPS_SPACE = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
@@ -213,6 +214,8 @@ def _build_byte_level(pieces: Pieces, metadata: Mapping[str, object], cut: WordC
 
 def _file_merges(metadata: Mapping[str, object], vocab: Mapping[str, int]) -> list[tuple[str, str]]:
     """The merges of the file, checked."""
+    if metadata.get("tokenizer.ggml.merges") is None:
+        raise _error("tokenizer.ggml.merges is missing")
     lines = list(map(str, _list(metadata, "merges", limits.MAX_VOCAB)))
     cuts = [line.find(" ", 1) for line in lines]
     merges = [(line[:cut], line[cut + 1 :]) for line, cut in zip(lines, cuts, strict=True)]
@@ -231,7 +234,7 @@ def _read_pieces(metadata: Mapping[str, object]) -> Pieces:
     if not names:
         raise _error("tokenizer.ggml.tokens is empty or missing")
     size = len(names)
-    kinds = _list(metadata, "token_type", size) or [Kind.NORMAL] * size
+    kinds = _list(metadata, "token_type", size) or list(map(_likely_kind, names))
     scores = _list(metadata, "scores", size) or [0.0] * size
     for what, values in (("token_type", kinds), ("scores", scores)):
         if len(values) != size:
@@ -245,6 +248,13 @@ def _read_pieces(metadata: Mapping[str, object]) -> Pieces:
         return Pieces(texts, list(map(int, kinds)), list(map(float, scores)))
     except (TypeError, ValueError, OverflowError):
         raise _error("tokenizer.ggml.token_type and scores must hold numbers") from None
+
+
+def _likely_kind(name: object) -> Kind:
+    """What a token is in a file that does not say: what looks like a byte or like control is one."""
+    if not isinstance(name, str) or not name.startswith(("<", "[")):
+        return Kind.NORMAL
+    return Kind.CONTROL if looks_like_control(name) else Kind.BYTE if _BYTE.fullmatch(name) else Kind.NORMAL
 
 
 def _list(metadata: Mapping[str, object], key: str, limit: int) -> list[Any]:
