@@ -10,13 +10,14 @@ import io
 import os
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from penstock import __version__
-from penstock.cli import chat, doctor, inspect, list_models, pull, rm, run, serve, train, verify
+from penstock.cli import bench, chat, doctor, inspect, list_models, pull, rm, run, serve, train, verify
 from penstock.core import ConfigError, InvalidRequest, PenstockError
 
 SETTINGS_VARIABLE = "PENSTOCK_CONFIG"
@@ -66,14 +67,16 @@ app.command()(pull.pull)
 app.command("list")(list_models.list_models)
 app.command()(rm.rm)
 app.command()(verify.verify)
+app.add_typer(bench.app)
 
 
 def command() -> Any:
     """The command line, without a variable's name beside every flag in its help."""
     found: Any = typer.main.get_command(app)
     for verb in found.commands.values():
-        for param in verb.params:
-            param.show_envvar = False
+        for one in [verb, *getattr(verb, "commands", {}).values()]:
+            for param in one.params:
+                param.show_envvar = False
     return found
 
 
@@ -115,23 +118,40 @@ def read_settings(path: Path | None) -> dict[str, Any]:
 
 def _checked(path: Path, data: dict[str, Any]) -> dict[str, Any]:
     """The file's tables with parameter names for flags' names."""
-    known = {
+    groups = {"bench": bench.app}
+    known = verbs_of(app)
+    found: dict[str, Any] = {}
+    for verb, table in data.items():
+        if verb in groups and isinstance(table, dict):
+            inner = verbs_of(groups[verb])
+            found[verb] = {name: _flags(path, f"{verb}.{name}", part, inner.get(name)) for name, part in table.items()}
+        else:
+            found[verb] = _flags(path, verb, table, known.get(verb))
+    return found
+
+
+def verbs_of(group: typer.Typer) -> dict[str, Callable[..., Any]]:
+    """What a group's verbs call, by their names."""
+    return {
         command.name or command.callback.__name__: command.callback
-        for command in app.registered_commands
+        for command in group.registered_commands
         if command.callback
     }
-    for verb, table in data.items():
-        if verb not in known or not isinstance(table, dict):
-            raise ConfigError(
-                f"settings file {path} has a table [{verb}].", hint=f"tables are {', '.join(sorted(known))}."
-            )
-        flags = set(known[verb].__annotations__) - {"return"}
-        unknown = {name.replace("-", "_") for name in table} - flags
-        if unknown:
-            raise ConfigError(
-                f"settings file {path} has {sorted(unknown)[0]} in [{verb}].", hint=f"see penstock {verb} --help."
-            )
-    return {verb: {name.replace("-", "_"): value for name, value in table.items()} for verb, table in data.items()}
+
+
+def _flags(path: Path, verb: str, table: Any, callback: Callable[..., Any] | None) -> dict[str, Any]:
+    """One table with parameter names for flags' names."""
+    if callback is None or not isinstance(table, dict):
+        tables = sorted([*verbs_of(app), *(f"bench.{name}" for name in verbs_of(bench.app))])
+        raise ConfigError(f"settings file {path} has a table [{verb}].", hint=f"tables are {', '.join(tables)}.")
+    flags = set(callback.__annotations__) - {"return"}
+    unknown = {name.replace("-", "_") for name in table} - flags
+    if unknown:
+        raise ConfigError(
+            f"settings file {path} has {sorted(unknown)[0]} in [{verb}].",
+            hint=f"see penstock {verb.replace('.', ' ')} --help.",
+        )
+    return {name.replace("-", "_"): value for name, value in table.items()}
 
 
 def main() -> NoReturn:

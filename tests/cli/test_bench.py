@@ -1,0 +1,167 @@
+"""`penstock bench` as a process, on a live server of the bundled model: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from tests.cli.terminal import Terminal, is_one_error, penstock
+from tests.live_server import LiveServer
+
+from penstock.bench import Outcome, read_record, summarize
+from penstock.cli.main import command
+from penstock.core import ConfigError
+
+SMALL = ("--prompt-tokens", "24", "--output-tokens", "8", "--no-machine")
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with LiveServer() as server:
+        yield server.url
+
+
+def invoke(*arguments: str) -> int:
+    """The exit code of the verb in this process; errors are raised."""
+    with command().make_context("penstock", ["bench", *arguments]) as context:
+        try:
+            context.command.invoke(context)
+        except typer.Exit as exit_:
+            return exit_.exit_code
+    return 0
+
+
+def test_serve_measures_and_records(url: str, tmp_path: Path) -> None:
+    record, page = tmp_path / "run.json", tmp_path / "run.html"
+    ran = penstock(
+        *("bench", "serve", url, "--arrivals", "constant:20", "--duration", "1.5", *SMALL),
+        *("--objectives", "ttft=30s,tpot=30s", "--price", "2", "--json", str(record), "--html", str(page)),
+    )
+    assert ran.returncode in (0, 1), ran.stderr  # 1 where this machine is too busy for the client
+    assert "random: 30 requests" in ran.stderr and f"record: {record}" in ran.stderr
+    for word in ("TTFT from the send", "objectives kept", "a million output tokens", "send / loop lag p99"):
+        assert word in ran.stdout
+    found = read_record(record)
+    (run,) = found.runs
+    assert found.kind == "serve" and {one.outcome for one in run.seen} == {Outcome.OK}
+    assert {one.output_tokens for one in run.seen} == {8} and {one.prompt_tokens for one in run.seen} == {24}
+    assert {one.prompt_tokens for one in run.asked} == {24}
+    summary = summarize(run.seen, run.window, found.objectives)
+    assert 20 < summary.arrived < 30 and summary.goodput is not None and summary.goodput.attainment == 1.0
+    assert found.configuration["workload"]["num_requests"] is None and found.origin.machine is None
+    text = page.read_text()
+    assert "<svg" in text and "http://" not in text.replace(url, "").replace("http://www.w3.org", "")
+
+
+def test_conversations_and_token_ids(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = tmp_path / "run.json"
+    code = invoke(
+        *("serve", url, "--workload", "sessions", "--arrivals", "closed:2", "--requests", "6", *SMALL),
+        *("--chat", "--turns", "2", "--next-tokens", "12", "--json", str(record)),
+    )
+    assert code in (0, 1) and "warning 1: a closed loop of 2 users" in capsys.readouterr().err
+    (run,) = read_record(record).runs
+    assert run.users == 2 and {one.outcome for one in run.seen} == {Outcome.OK}
+    assert {(one.turn, one.prompt_tokens) for one in run.asked} == {(0, 24), (1, 24 + 8 + 12)}
+    assert [one.prompt_tokens for one in run.seen] == [one.prompt_tokens for one in run.asked]
+    ids = ("serve", url, "--arrivals", "constant:20", "--requests", "4", "--warmup", "0", "--token-ids", *SMALL)
+    assert invoke(*ids) in (0, 1) and "warning 11" in capsys.readouterr().err
+
+
+def test_sweep_grows_until_the_end(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = tmp_path / "sweep.json"
+    code = invoke(
+        *("sweep", url, "--start", "10", "--max-rate", "20", "--refine", "0", "--duration", "1.5", *SMALL),
+        *("--seed", "3", "--json", str(record)),
+    )
+    said = capsys.readouterr()
+    assert code in (0, 1) and "10/s: offered" in said.err and "Rates of the sweep" in said.out
+    assert read_record(record).runs[0].rate == 10.0
+
+
+def test_compare_takes_turns(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = tmp_path / "compare.json"
+    code = invoke(
+        *("compare", url, url, "--rounds", "2", "--arrivals", "constant:20", "--requests", "12", *SMALL),
+        *("--json", str(record)),
+    )
+    said = capsys.readouterr()
+    assert code == 0 and "no difference shown" in said.out and "at least 5" in said.err
+    assert [(run.label, run.round) for run in read_record(record).runs] == [("A", 0), ("B", 0), ("B", 1), ("A", 1)]
+
+
+def test_a_report_of_records(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record, page = tmp_path / "run.json", tmp_path / "page.html"
+    invoke("serve", url, "--arrivals", "constant:20", "--requests", "8", *SMALL, "--json", str(record))
+    capsys.readouterr()
+    assert invoke("report", str(record), str(record), "--html", str(page)) == 0
+    assert capsys.readouterr().err == f"report: {page}\n" and page.stat().st_size > 10_000
+    whole = json.loads(record.read_text())
+    whole["version"] = 99
+    record.write_text(json.dumps(whole))
+    with pytest.raises(ConfigError, match="version 99"):
+        invoke("report", str(record))
+
+
+def test_machine_and_engine_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = tmp_path / "machine.json"
+    assert invoke("machine", "--quick", "--threads", "1", "--json", str(record)) == 0
+    said = capsys.readouterr().out
+    assert "int8 dot" in said and "mean nothing" in said
+    limits = read_record(record).origin.machine
+    assert limits is not None and limits.threads == 1 and limits.quick
+    code = invoke(
+        *("engine", "--quick", "--streams", "1,2", "--depths", "32", "--prompts", "16", "--steps", "3"),
+        *("--repeats", "3", "--mixed-prompt", "0", "--no-pack-cache"),
+    )
+    said = capsys.readouterr().out
+    assert code == 0 and "share of the limit" in said and said.count("decode") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--requests", "3"), "nothing says when"),
+        (("--arrivals", "poisson:3"), "how many requests"),
+        (("--arrivals", "sometimes:3"), "no kind of arrivals"),
+        (("--arrivals", "poisson:3", "--requests", "3", "--workload", "real"), "no workload"),
+        (("--arrivals", "poisson:3", "--requests", "3", "--body", "[1]"), "--body"),
+        (("--arrivals", "poisson:3", "--requests", "3", "--model", "other"), "no model 'other'"),
+        (("--arrivals", "poisson:3", "--requests", "3", "--prompt-tokens", "no"), "no length"),
+        (("--arrivals", "poisson:3", "--requests", "3", "--prompt-tokens", "5000"), "no requests"),
+        (("--arrivals", "poisson:3", "--duration", "99", "--objectives", "speed=1s"), "no objective"),
+    ],
+)
+def test_what_can_not_be_done_is_refused(url: str, arguments: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        invoke("serve", url, *arguments)
+    assert caught.value.hint
+
+
+def test_a_process_says_it_in_one_line() -> None:
+    assert "names no models" in is_one_error(penstock("bench", "serve", "http://127.0.0.1:9"), 2)
+
+
+def test_settings_of_an_inner_verb(url: str, tmp_path: Path) -> None:
+    settings = tmp_path / "config.toml"
+    settings.write_text('[bench.serve]\narrivals = "constant:20"\nrequests = 4\nno-such = 1\n')
+    ran = penstock("bench", "serve", url, *SMALL, PENSTOCK_CONFIG=str(settings))
+    assert "no_such in [bench.serve]" in is_one_error(ran, 2)
+    settings.write_text(
+        '[bench.serve]\narrivals = "constant:20"\nrequests = 4\nmachine = false\nprompt-tokens = "24"\n'
+    )
+    ran = penstock("bench", "serve", url, PENSTOCK_CONFIG=str(settings), PENSTOCK_BENCH_SERVE_OUTPUT_TOKENS="4")
+    assert "random: 4 requests" in ran.stderr, ran.stderr
+    settings.write_text("[bench.fly]\na = 1\n")
+    ran = penstock("bench", "serve", url, PENSTOCK_CONFIG=str(settings))
+    assert "table [bench.fly]" in is_one_error(ran, 2) and "bench.serve" in ran.stderr
+
+
+def test_progress_moves_in_a_terminal(url: str) -> None:
+    arguments = ("bench", "serve", url, "--arrivals", "constant:10", "--duration", "2", *SMALL)
+    with Terminal(*arguments, columns=160) as terminal:
+        assert terminal.leave() in (0, 1)
+        assert "in flight" in terminal.screen and "Latencies" in terminal.screen
