@@ -7,7 +7,7 @@ import pytest
 from tests.backend.driver import Driver, logits_of_every_position, make_backend
 from tests.backend.reference import make_spec, random_weights, reference_logits, weight_map
 
-from penstock.backend.cpu import compute_tiers
+from penstock.backend.cpu import compute_tiers, packing
 from penstock.formats import BLOCKS, CODE_FORMATS, RawTensor, Storage, num_bytes, pack, unpack
 from penstock.model import WeightMap, WeightRef
 
@@ -146,6 +146,17 @@ def test_a_corrupt_cache_is_rewritten_with_one_line(tmp_path, caplog):
     assert run(weights, pack_cache=str(tmp_path), count=3).tobytes() == first.tobytes()
     assert len(caplog.records) == 1
     assert "ignored" in caplog.text
+
+
+def test_a_model_beyond_the_caches_limit_is_packed_once_and_says_so(tmp_path, caplog, monkeypatch):
+    packed = []
+    monkeypatch.setattr(packing, "default_max_bytes", lambda folder: 10_000)
+    monkeypatch.setattr(packing, "pack", lambda raw, *args, **more: packed.append(raw.name) or pack(raw, *args, **more))
+    weights, _ = coded_model(Storage.Q4_K)
+    run(weights, pack_cache=str(tmp_path), count=2)
+    assert len(packed) == len(set(packed))
+    assert not list(tmp_path.iterdir())
+    assert len(caplog.records) == 1 and "larger than the cache's limit of 10000" in caplog.text
 
 
 def test_float_models_write_no_cache(tmp_path):

@@ -133,6 +133,15 @@ def test_model_larger_than_the_limit_is_not_written(tmp_path, said):
     assert list((tmp_path / "packed").iterdir()) == []
 
 
+def test_model_known_to_be_larger_than_the_limit_is_not_even_made(tmp_path, said):
+    cache = PackCache(tmp_path / "packed", 1000, said.append)
+    made = []
+    items = ((made.append(name) or name, matrix()) for name in "ab")
+    assert cache.store("key", items, 1001) is None
+    assert "larger than the cache's limit of 1000" in str(said[0])
+    assert not made and not (tmp_path / "packed").exists()
+
+
 def test_folder_that_cannot_be_made_is_said_once(tmp_path, said):
     (tmp_path / "packed").write_text("a file")
     assert PackCache(tmp_path / "packed", MIB, said.append).store("key", [("a", matrix())]) is None

@@ -11,6 +11,7 @@ from penstock.formats.packed import (
     PackedMatrix,
     Packer,
     ScaleForm,
+    array_bytes,
     pack,
     unpack,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "RawTensor",
     "ScaleForm",
     "Storage",
+    "array_bytes",
     "default_folder",
     "default_max_bytes",
     "drop_pages",

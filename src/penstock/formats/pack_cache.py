@@ -75,14 +75,18 @@ class PackCache:
             return None
         return found
 
-    def store(self, key: str, items: Iterable[tuple[str, PackedMatrix]]) -> dict[str, PackedMatrix] | None:
+    def store(
+        self, key: str, items: Iterable[tuple[str, PackedMatrix]], num_bytes: int = 0
+    ) -> dict[str, PackedMatrix] | None:
         """Writes the matrices in turn and returns them as views of the file; None when it cannot be written.
 
         The file gets its name in a thread, once the disk has it, so that nobody waits for the disk; `wait` waits.
-        `items` may make each matrix only when asked for it; when None is returned it may be partly consumed.
+        `items` may make each matrix only when asked for it; when None is returned it may be partly consumed, but not
+        where `num_bytes`, what they have together, was given and is too much.
         """
         path = self._path(key)
         try:
+            _check_size(num_bytes, self._max_bytes)
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=path.stem[:16], suffix=_ASIDE, dir=self._folder)
             try:
@@ -172,14 +176,18 @@ def _write(file: BinaryIO, key: str, items: Iterable[tuple[str, PackedMatrix]], 
                 entry[array] = [_pad(file), values.size]
                 file.write(values.data)
         index[name] = entry
-        if file.tell() > max_bytes:
-            raise ValueError(f"the packed model is larger than the cache's limit of {max_bytes} bytes")
+        _check_size(file.tell(), max_bytes)
     text = json.dumps({"key": key, "items": index}, separators=(",", ":")).encode()
     if len(text) > _MAX_INDEX_BYTES:
         raise ValueError(f"the index has {len(text)} bytes; the limit is {_MAX_INDEX_BYTES}")
     _pad(file)
     file.write(text)
     file.write(_TAIL.pack(_MAGIC, LAYOUT_VERSION, len(text), hashlib.sha256(text).digest()))
+
+
+def _check_size(num_bytes: int, max_bytes: int) -> None:
+    if num_bytes > max_bytes:
+        raise ValueError(f"the packed model is larger than the cache's limit of {max_bytes} bytes")
 
 
 def _pad(file: BinaryIO) -> int:

@@ -20,11 +20,13 @@ from penstock import _native
 from penstock.backend.cpu.loading import find, matrix_places, slice_rows
 from penstock.core import ModelFileError
 from penstock.formats import (
+    CODE_FORMATS,
     FLOAT_LAYOUTS,
     Layout,
     PackCache,
     PackedMatrix,
     Packer,
+    array_bytes,
     default_folder,
     default_max_bytes,
     drop_pages,
@@ -111,7 +113,9 @@ def _pack_coded(
         for place in shapes:
             drop_pages(find(weights.tensors, place).tensor.data)  # what the checks at opening touched
         return found
-    stored = cache.store(key, items())
+    forms = {place: CODE_FORMATS[find(weights.tensors, place).tensor.storage] for place in shapes}
+    num_bytes = sum(sum(array_bytes(forms[place], *shape)) for place, shape in shapes.items())
+    stored = cache.store(key, items(), num_bytes)
     return dict(items()) if stored is None else stored
 
 
