@@ -22,7 +22,7 @@ from penstock.core import ModelFileError, PenstockError
 from penstock.model.gguf_file import read_gguf
 from penstock.model.manifest import Manifest, differs, read_manifest, write_manifest
 from penstock.model.reference import Reference, choose, gguf_kinds
-from penstock.model.repo_cache import RepoCache
+from penstock.model.repo_cache import RepoCache, selected
 from penstock.model.safetensors_file import read_safetensors
 from penstock.model.tensor_file import TensorFile
 
@@ -107,8 +107,12 @@ def verify(
         place = RepoCache(cache, repo)
         commits = place.commits() if revision is None else (place.commit_of(revision),)
         for commit in commits:
-            if commit is not None and place.manifest(commit).is_file():
-                found.append(_verify(place, read_manifest(place.manifest(commit), repo, commit), reference, report))
+            if commit is None or not place.manifest(commit).is_file():
+                continue
+            manifest = read_manifest(place.manifest(commit), repo, commit)
+            paths = selected(manifest, reference) if reference and reference.selector else tuple(manifest.files)
+            if paths:
+                found.append(_verify(place, manifest, paths, report))
     if reference and not found:
         raise ModelFileError(f"{reference}: not pulled here.", hint=f"penstock pull {reference}.")
     return found
@@ -204,11 +208,8 @@ def _absent(reference: Reference, revision: str | None) -> ModelFileError:
     return ModelFileError(f"{reference}{at}: not in the cache.", hint="penstock list shows what is.")
 
 
-def _verify(
-    place: RepoCache, manifest: Manifest, reference: Reference | None, report: Callable[[str], None]
-) -> Verified:
-    wanted = manifest.selections.get(reference.selector) if reference and reference.selector else None
-    records = {path: manifest.files[path] for path in wanted or manifest.files}
+def _verify(place: RepoCache, manifest: Manifest, paths: tuple[str, ...], report: Callable[[str], None]) -> Verified:
+    records = {path: manifest.files[path] for path in paths}
     faults = []
     renewed = {}
     for path, record in records.items():

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.core import ModelFileError
-from penstock.model.manifest import changed, read_manifest
-from penstock.model.reference import Reference, parse_reference
+from penstock.model.manifest import Manifest, changed, read_manifest
+from penstock.model.reference import Reference, gguf_kinds, parse_reference
 
 _FOLDER = "penstock"
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
@@ -107,9 +107,7 @@ def pulled_path(
     ):  # another program may have removed it
         return None
     manifest = read_manifest(place.manifest(commit), place.repo, commit)
-    paths = manifest.selections.get(reference.selector)
-    if paths is None and reference.file in manifest.files:
-        paths = next((paths for paths in manifest.selections.values() if reference.file in paths), None)
+    paths = selected(manifest, reference)
     if not paths:
         return None
     for path in paths:
@@ -125,6 +123,16 @@ def pulled_path(
         os.utime(place.manifest(commit))  # "last used" of `penstock list`
     first = place.snapshot(commit) / paths[0]
     return first if first.suffix == ".gguf" else place.snapshot(commit)
+
+
+def selected(manifest: Manifest, reference: Reference) -> tuple[str, ...] | None:
+    """The pulled files that the reference stands for, whatever name they were pulled by; None if they were not."""
+    paths = manifest.selections.get(reference.selector)
+    if paths is not None:
+        return paths
+    # A label in full means the same here as on the hub; part of one may mean another file there.
+    file = reference.file or gguf_kinds(manifest.files).get(reference.kind or "", (None,))[0]
+    return next((paths for paths in manifest.selections.values() if file in paths), None)
 
 
 def find_pulled(
