@@ -45,7 +45,7 @@ class WorkloadOptions:
         turns: of a session.
         next_tokens: what each later turn adds to the conversation besides the answer, its template included.
         think_s: mean pause before a later turn; pauses are exponential.
-        files: of a trace.
+        files: of a trace, or of random requests' lengths.
         scaling: the part of a trace and what is done to its times.
         min_prompt_tokens: of a trace, shorter prompts are left out: a template may take more than they have.
         max_model_tokens: what prompt and answer must fit in; None leaves nothing out.
@@ -154,7 +154,7 @@ def files_of(options: WorkloadOptions, count: int) -> tuple[Path, ...]:
         ConfigError: not as many as it takes.
     """
     if len(options.files) != count:
-        wanted = "a file" if count == 1 else "two files: the rates and the lengths"
+        wanted = ("none", "a file", "two files: the rates and the lengths")[count]
         raise ConfigError(
             f"{len(options.files)} files were given.", param="files", hint=f"this workload takes {wanted}."
         )

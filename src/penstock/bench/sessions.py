@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from penstock.bench.options import LENGTHS, PREFIX, SESSION, WorkloadOptions, planned, timed_one_by_one
+from penstock.bench.options import LENGTHS, PREFIX, SESSION, WorkloadOptions, files_of, planned, timed_one_by_one
 from penstock.bench.planned import Planned, Workload
 from penstock.bench.prompts import Part
 from penstock.core.limits import MAX_BENCH_REQUESTS
@@ -21,6 +21,7 @@ def sessions(options: WorkloadOptions) -> Workload:
     The answer in a later turn's prompt is a made-up one of the length asked for, so that prompts are the same to every
     server; a server's own answer would differ, so its prefix cache is met up to the end of the turn before.
     """
+    files_of(options, 0)
     rng = options.rng(LENGTHS)
     skipped: list[int] = []
 

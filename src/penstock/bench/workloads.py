@@ -11,7 +11,9 @@ from typing import Final
 
 from penstock.bench.agentic import agentic
 from penstock.bench.counters import TokenCounter
-from penstock.bench.options import CHOICES, LENGTHS, PREFIX, WorkloadOptions, own, planned, timed_one_by_one
+from penstock.bench.lengths import LengthPairs
+from penstock.bench.options import CHOICES, LENGTHS, PREFIX, WorkloadOptions, files_of, own, planned, timed_one_by_one
+from penstock.bench.pairs import read_pairs
 from penstock.bench.planned import Planned, Workload
 from penstock.bench.prompts import Part
 from penstock.bench.replays import azure, mooncake, servegen
@@ -40,13 +42,17 @@ def named_workload(name: str, options: WorkloadOptions, counter: TokenCounter | 
 
 
 def random_requests(options: WorkloadOptions) -> Workload:
-    """Requests that have nothing to do with each other, but for the prefixes that are asked for."""
+    """Requests that have nothing to do with each other, but for the prefixes that are asked for.
+
+    Their lengths are drawn, or taken from the pairs of a file.
+    """
+    lengths: LengthPairs = read_pairs(files_of(options, 1)[0]) if options.files else options.lengths
     rng, choices = options.rng(LENGTHS), options.rng(CHOICES)
     skipped: list[int] = []
 
     def requests() -> Iterator[Planned]:
         for index in range(MAX_BENCH_REQUESTS):
-            prompt, output = options.lengths.draw(rng)
+            prompt, output = lengths.draw(rng)
             parts: tuple[Part, ...] = (own(options, index, prompt),)
             if options.prefix_tokens:
                 prefix = int(choices.integers(options.num_prefixes))
@@ -58,9 +64,8 @@ def random_requests(options: WorkloadOptions) -> Workload:
                 skipped.append(index)
 
     items = timed_one_by_one(requests(), options)
-    return planned(
-        "random", items, options, options.lengths.facts(), shared=bool(options.prefix_tokens), left_out=len(skipped)
-    )
+    facts = lengths.facts() | {"files": [path.name for path in options.files]}
+    return planned("random", items, options, facts, shared=bool(options.prefix_tokens), left_out=len(skipped))
 
 
 WORKLOADS: Final[dict[str, Callable[[WorkloadOptions], Workload]]] = {
