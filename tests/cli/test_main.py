@@ -13,7 +13,7 @@ from tests.cli.terminal import environment, is_one_error, penstock
 from penstock.cli.main import command, main, one_line, read_settings
 from penstock.core import ConfigError
 
-VERBS = ("serve", "run", "chat", "train", "doctor", "inspect", "pull", "list", "rm", "verify")
+VERBS = ("serve", "run", "chat", "train", "doctor", "inspect", "pull", "list", "rm", "verify", "bench")
 
 
 def shown(text: str) -> dict[str, tuple[str, str]]:
