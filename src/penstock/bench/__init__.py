@@ -51,6 +51,7 @@ from penstock.bench.lengths import (
 from penstock.bench.machine import MachineLimits, measure_machine
 from penstock.bench.options import WorkloadOptions
 from penstock.bench.origin import Origin, read_origin
+from penstock.bench.pairs import read_pairs
 from penstock.bench.percentiles import PERCENTILES, Distribution, distribution
 from penstock.bench.pitfalls import Facts, Pitfall, pitfalls
 from penstock.bench.planned import Planned, Workload
@@ -170,6 +171,7 @@ __all__ = [
     "read_azure",
     "read_mooncake",
     "read_origin",
+    "read_pairs",
     "read_record",
     "run",
     "run_comparison",
