@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.bench.samples import queue_run
 
 from penstock.bench import sweep
-from penstock.bench.definitions import Objective
+from penstock.bench.definitions import Objective, tokens_within
 from penstock.bench.records import Outcome
 from penstock.bench.spread import blocks_of
 from penstock.bench.sweep import Curve, SweepPlan, analyse, falling, knee_of, run_sweep, sustained_rate
@@ -37,7 +37,8 @@ def test_the_knee_is_the_queues_capacity_within_its_interval():
 
 def test_an_endpoint_that_was_never_saturated_has_no_knee():
     found = analyse(runs_at([2, 5, 10]))
-    assert found.knee is None and "knee lies beyond" in found.notes[0]
+    assert found.knee is None and "knee lies beyond" in found.notes[1]
+    assert "fewer than 100 requests at 2/s:" in found.notes[0]
     assert all(point.keeps_up for point in found.points)
 
 
@@ -120,14 +121,32 @@ def test_the_driver_grows_until_it_falls_behind_then_looks_closer_then_repeats()
 def test_the_driver_ends_where_the_client_does():
     endpoint, said = Endpoint(capacity=1000.0, honest_to=20), []
     run_sweep(endpoint, SweepPlan(start=5, growth=2, rounds=2), said.append)
-    assert endpoint.asked == [(5, 0), (10, 0), (20, 0), (40, 0), (5, 1), (10, 1), (20, 1)]
-    assert "can't drive more" in said[4]
+    assert endpoint.asked == [(5, 0), (10, 0), (20, 0), (40, 0), (40, 0), (5, 1), (10, 1), (20, 1)]
+    assert "can't drive more" in said[5]
+
+
+def test_a_run_that_was_late_once_is_run_again_and_both_are_kept():
+    calls = []
+
+    def run(rate, round):
+        calls.append(rate)
+        done = queue_run(rate, CAPACITY, 20.0, seed=len(calls))
+        return replace(done, invalid=("late",)) if len(calls) == 2 else done
+
+    runs = run_sweep(run, SweepPlan(start=5, growth=3, refine=0, past=0))
+    assert calls == [5, 15, 15, 45] and [bool(one.invalid) for one in runs] == [False, True, False, False]
+    assert analyse(runs).knee.value == pytest.approx(CAPACITY, rel=0.05)
+
+
+def test_the_driver_ends_at_the_highest_rate():
     bounded = Endpoint(capacity=1000.0)
     run_sweep(bounded, SweepPlan(start=5, growth=2, max_rate=20))
     assert [rate for rate, _ in bounded.asked] == [5, 10, 20]
 
 
-@pytest.mark.parametrize("change", [{"start": 0.0}, {"growth": 1.0}, {"start": 5.0, "max_rate": 4.0}, {"rounds": 0}])
+@pytest.mark.parametrize(
+    "change", [{"start": 0.0}, {"growth": 1.0}, {"start": 5.0, "max_rate": 4.0}, {"rounds": 0}, {"again": -1}]
+)
 def test_a_plan_without_rates_or_end_is_refused(change):
     with pytest.raises(ConfigError):
         run_sweep(Endpoint(), replace(SweepPlan(), **change))
@@ -167,6 +186,7 @@ def test_a_runs_blocks_add_up_to_its_summary():
     assert blocks.arrived.sum() == sum(window.begin_s <= one.intended_s < window.end_s for one in run.seen)
     good = [one for one in run.seen if one.outcome is Outcome.OK]
     assert blocks.good.sum() == sum(window.begin_s <= one.end_s < window.end_s for one in good)
+    assert blocks.tokens.sum() == pytest.approx(tokens_within(run.seen, window)) and blocks.tokens.min() > 0
     summary = sweep.point_of(run, TTFT)
     waits = [o.chunks_s[0] - o.intended_s for o in good if window.begin_s <= o.intended_s < window.end_s]
     assert summary.latencies["ttft", 0.99].value == pytest.approx(np.quantile(waits, 0.99))

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from penstock.bench import stats
-from penstock.bench.definitions import METRICS, POOLED, Objective, arrived_in, meets, timing_of, tokens_within, within
+from penstock.bench.definitions import METRICS, POOLED, Objective, arrived_in, meets, timing_of, within
 from penstock.bench.records import Outcome, Seen, Window
 from penstock.bench.stats import Estimate
 from penstock.bench.store import LoadRun
@@ -22,6 +21,7 @@ from penstock.bench.store import LoadRun
 MAX_BLOCKS = 20
 MIN_BLOCKS = 4
 REQUESTS_A_BLOCK = 5
+QUANTILE_RESAMPLES = 200
 
 Numbers = npt.NDArray[np.float64]
 
@@ -75,18 +75,16 @@ class Blocks:
             drawn = np.concatenate([values[i] for i in index])
             return float(np.quantile(drawn, q)) if len(drawn) else np.nan
 
-        return stats.bootstrap(self.count, of)
+        return stats.bootstrap(self.count, of, resamples=QUANTILE_RESAMPLES)
 
 
 def blocks_of(run: LoadRun, objectives: Sequence[Objective] = ()) -> Blocks:
     """The blocks of a run's window: MIN_BLOCKS to MAX_BLOCKS, with REQUESTS_A_BLOCK arrivals each where there are."""
     arrived = arrived_in(run.seen, run.window)
     count = min(MAX_BLOCKS, max(MIN_BLOCKS, len(arrived) // REQUESTS_A_BLOCK))
-    edges = np.linspace(run.window.begin_s, run.window.end_s, count + 1)
-    windows = [Window(float(a), float(b)) for a, b in pairwise(edges)]
     kept = np.zeros(count)
     arrivals = np.zeros(count)
-    values: dict[str, list[list[float]]] = {name: [[] for _ in windows] for name in (*METRICS, POOLED)}
+    values: dict[str, list[list[float]]] = {name: [[] for _ in range(count)] for name in (*METRICS, POOLED)}
     for seen in arrived:
         block = _block_of(seen.intended_s, run.window, count)
         arrivals[block] += 1
@@ -96,7 +94,7 @@ def blocks_of(run: LoadRun, objectives: Sequence[Objective] = ()) -> Blocks:
         seconds=(run.window.end_s - run.window.begin_s) / count,
         arrived=arrivals,
         good=_count([seen.end_s for seen in run.seen if seen.outcome is Outcome.OK], run.window, count),
-        tokens=np.asarray([tokens_within(run.seen, window) for window in windows]),
+        tokens=_tokens(run.seen, run.window, count),
         kept=kept,
         values={name: [np.asarray(one) for one in each] for name, each in values.items() if any(each)},
     )
@@ -118,6 +116,21 @@ def _count(times: Sequence[float | None], window: Window, count: int) -> Numbers
         if time is not None and within(time, window):
             found[_block_of(time, window, count)] += 1
     return found
+
+
+def _tokens(seen: Sequence[Seen], window: Window, count: int) -> Numbers:
+    """Output tokens that came within each block, an answer's spread evenly over its chunks.  # [B] f64."""
+    times: list[float] = []
+    shares: list[float] = []
+    for one in seen:
+        came = one.chunks_s or ([one.end_s] if one.end_s is not None else [])
+        if one.output_tokens and came:
+            times.extend(came)
+            shares.extend([one.output_tokens / len(came)] * len(came))
+    at = (np.asarray(times) - window.begin_s) / (window.end_s - window.begin_s) * count
+    inside = (at >= 0) & (np.asarray(times) < window.end_s)
+    blocks = np.minimum(at[inside].astype(np.int64), count - 1)
+    return np.bincount(blocks, np.asarray(shares)[inside], count).astype(np.float64)
 
 
 def _block_of(at_s: float, window: Window, count: int) -> int:

@@ -22,6 +22,7 @@ from penstock.core import ConfigError
 KEEPS_UP = 0.95  # of what is offered: below, an endpoint falls behind
 GOOD_SHARE = 0.99
 MAX_RATES = 64
+FEW_REQUESTS = 100  # below, a 99th percentile is the slowest request
 Index = npt.NDArray[np.int64]
 
 
@@ -36,6 +37,7 @@ class SweepPlan:
         past: rates that are run beyond the first at which it fell behind, to see the plateau.
         refine: rates between the last at which it kept up and the first at which it did not.
         rounds: runs of every rate; all rates once, then all again.
+        again: how often a run whose client was too slow is repeated before the sweep ends there.
     """
 
     start: float = 1.0
@@ -44,6 +46,7 @@ class SweepPlan:
     past: int = 1
     refine: int = 3
     rounds: int = 1
+    again: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,8 @@ class Point:
     Attributes:
         rate: requests a second that were meant to arrive; None where nobody said.
         round: which of several.
-        offered: that did arrive in the window.
+        requests: that arrived in the window.
+        offered: the same, a second.
         achieved: good ends a second in the window.
         tokens_per_s: output tokens that came in the window.
         attainment: share that kept every objective; None without objectives or arrivals.
@@ -63,6 +67,7 @@ class Point:
 
     rate: float | None
     round: int
+    requests: int
     offered: float
     achieved: Estimate
     tokens_per_s: Estimate
@@ -114,11 +119,7 @@ def run_sweep(
     runs: list[LoadRun] = []
 
     def one(rate: float, round: int) -> Point:
-        done = run(rate, round)
-        runs.append(done)
-        point = point_of(done)
-        say(line_of(point))
-        return point
+        return _until_valid(lambda: run(rate, round), plan.again, runs, say)
 
     kept, behind, past = 0.0, 0.0, 0
     rate = plan.start
@@ -143,6 +144,18 @@ def run_sweep(
     return tuple(runs)
 
 
+def _until_valid(run: Callable[[], LoadRun], again: int, runs: list[LoadRun], say: Callable[[str], None]) -> Point:
+    """A run that is valid, or the last of `again` repetitions; all are kept."""
+    while True:
+        done = run()
+        runs.append(done)
+        point = point_of(done, shown=(("ttft", 0.99),))
+        say(line_of(point))
+        if point.valid or again <= 0:
+            return point
+        again -= 1
+
+
 def check_plan(plan: SweepPlan) -> None:
     """Passes a plan that has at least one rate and ends.
 
@@ -155,8 +168,12 @@ def check_plan(plan: SweepPlan) -> None:
             param="start",
             hint="start above zero and below max_rate; growth 1.05 to 100.",
         )
-    if plan.rounds < 1 or plan.refine < 0 or plan.past < 0:
-        raise ConfigError(f"rounds is {plan.rounds}, refine {plan.refine}, past {plan.past}.", param="rounds")
+    if plan.rounds < 1 or min(plan.refine, plan.past, plan.again) < 0:
+        raise ConfigError(
+            f"rounds is {plan.rounds}, refine {plan.refine}, past {plan.past}, again {plan.again}.",
+            param="rounds",
+            hint="at least 1 round, and 0 of the others.",
+        )
 
 
 def round_rate(rate: float) -> float:
@@ -179,17 +196,23 @@ def analyse(runs: Sequence[LoadRun], objectives: Sequence[Objective] = ()) -> Sw
     return Sweep(points, knee, sustained, tuple(notes_of(points, knee, sustained, objectives)))
 
 
-def point_of(run: LoadRun, objectives: Sequence[Objective] = (), blocks: Blocks | None = None) -> Point:
-    """One run's figures."""
+def point_of(
+    run: LoadRun,
+    objectives: Sequence[Objective] = (),
+    blocks: Blocks | None = None,
+    shown: Sequence[tuple[str, float]] = SHOWN,
+) -> Point:
+    """One run's figures, with the (metric, q) that are shown."""
     blocks = blocks if blocks is not None else blocks_of(run, objectives)
     return Point(
         rate=run.rate,
         round=run.round,
+        requests=int(blocks.arrived.sum()),
         offered=float(blocks.arrived.mean()) / blocks.seconds,
         achieved=blocks.rate("good"),
         tokens_per_s=blocks.rate("tokens"),
         attainment=blocks.attainment() if objectives else None,
-        latencies={(name, q): found for name, q in SHOWN if (found := blocks.quantile(name, q)) is not None},
+        latencies={(name, q): found for name, q in shown if (found := blocks.quantile(name, q)) is not None},
         valid=not run.invalid,
     )
 
@@ -294,6 +317,9 @@ def notes_of(
     invalid = [f"{point.rate:g}/s" for point in points if not point.valid and point.rate is not None]
     if invalid:
         notes.append(f"runs at {', '.join(invalid)} don't count: the client was too slow.")
+    few = [f"{point.rate:g}/s" for point in points if point.requests < FEW_REQUESTS and point.rate is not None]
+    if few:
+        notes.append(f"fewer than {FEW_REQUESTS} requests at {', '.join(few)}: a p99 there is the slowest one.")
     if knee is None:
         notes.append("no run saturated the endpoint: its knee lies beyond the highest rate.")
     elif not np.isfinite(knee.high):
