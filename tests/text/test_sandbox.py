@@ -208,6 +208,7 @@ def test_raise_exception_and_loop_controls():
 
 def test_errors_say_nothing_about_us():
     assert "stopped: too many" in render_error(BudgetSpent("too many steps"))
+    assert "nested too deeply" in render_error(RecursionError("x")) and "memory" in render_error(MemoryError())
     for error in (SecurityError("access to attribute '__class__'"), KeyError("/root/secret"), RecursionError("x")):
         text = render_error(error)
         assert "secret" not in text and "__" not in text

@@ -275,6 +275,10 @@ def _check_str_call(budget: RenderBudget, owner: str, name: str, args: tuple[Any
 def render_error(error: Exception) -> str:
     """One line about a failed rendering that says nothing about our insides."""
     if isinstance(error, (BudgetSpent, SecurityError, RecursionError, MemoryError)):
-        reason = str(error) if isinstance(error, BudgetSpent) else "something templates may not do"
+        reason = "something templates may not do"
+        if isinstance(error, BudgetSpent):
+            reason = str(error)
+        elif not isinstance(error, SecurityError):
+            reason = "calls nested too deeply" if isinstance(error, RecursionError) else "too much memory"
         return f"the template was stopped: {reason}"
     return "the template does not understand these messages"
