@@ -20,6 +20,8 @@ from penstock.sched import Scheduler
 VOCAB = 50
 FULL = KvGroup("full", (0,), 1)
 WINDOW = KvGroup("window", (1,), 1, window=6)
+NARROW = KvGroup("narrow", (2,), 1, window=1)
+KINDS = ((FULL,), (FULL, WINDOW), (WINDOW,), (FULL, NARROW, WINDOW))  # of models
 
 
 def next_token(seed, sample, known):

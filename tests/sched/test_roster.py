@@ -2,12 +2,12 @@
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.sched.rig import FULL, WINDOW, Rig
+from tests.sched.rig import KINDS, Rig
 
 from penstock.core import FinishReason
 from penstock.sched import policy
 
-GROUPS = st.sampled_from(((FULL,), (FULL, WINDOW)))
+GROUPS = st.sampled_from(KINDS)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,4 +1,4 @@
-"""State machine over scheduler and KV: any order of events, depth 1 and 2, one and two KV groups."""
+"""State machine over scheduler and KV: any order of events, depth 1 and 2, one to three KV groups."""
 
 import contextlib
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.sched.rig import FULL, VOCAB, WINDOW, Rig, reference
+from tests.sched.rig import FULL, KINDS, VOCAB, WINDOW, Rig, reference
 
 from penstock.core import ContextLengthExceeded, FinishReason, InvalidRequest, QueueFull, Request, SamplingParams
 
@@ -14,14 +14,15 @@ from penstock.core import ContextLengthExceeded, FinishReason, InvalidRequest, Q
 class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
         depth=st.sampled_from((1, 2)),
-        groups=st.sampled_from(((FULL,), (FULL, WINDOW))),
+        groups=st.sampled_from(KINDS),
         drafts=st.sampled_from((0, 0, 2)),
-        pages=st.integers(10, 20),
+        pages=st.tuples(*[st.integers(10, 20)] * 3),
+        step=st.sampled_from((4, 16)),
         cache=st.booleans(),
     )
-    def start(self, depth, groups, drafts, pages, cache):
-        pages = (pages,) * len(groups)
-        self.rig = Rig(groups, depth, drafts=drafts, pages=pages, prefix_cache=cache, max_waiting=12)
+    def start(self, depth, groups, drafts, pages, step, cache):
+        choices = dict(pages=pages[: len(groups)], prefix_cache=cache, max_step_tokens=step)
+        self.rig = Rig(groups, depth, drafts=drafts, max_waiting=12, **choices)
         for _ in range(5):  # outputs are expected to be short, so that too many are let in
             self.rig.scheduler._lengths.add(1)
         self.count = 0
