@@ -54,8 +54,8 @@ format: $(DEV)  ## Rewrite Python and C++ in the project's format
 	$(BIN)/ruff format $(LINTED)
 	$(BIN)/clang-format -i $(CPP)
 
-bench: $(DEV)  ## Measure this machine, which should be idle: kernels, engine, start-up, loading, HTTP under load
-	@for name in kernels engine_cpu engine_loop startup load storm; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py --json benchmarks/records/$$name.json || exit 1; done
+bench: $(DEV)  ## Measure this machine, which should be idle: kernels, engine, start-up, loading, HTTP under load, the load generator
+	@for name in kernels engine_cpu engine_loop startup load storm client; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py --json benchmarks/records/$$name.json || exit 1; done
 
 wheel: $(BASE)  ## Build a wheel into dist/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .

@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.bench.answer import AnswerReader, seconds_of
 from penstock.bench.records import Counted, Outcome, Seen
@@ -155,3 +157,37 @@ def test_usage_of_no_sense_is_no_count() -> None:
     seen, _ = streamed(text("a", "stop"), {"choices": None, "usage": usage}, b"[DONE]")
     assert (seen.prompt_tokens, seen.output_tokens, seen.cached_tokens) == (None, None, None)
     assert seen.outcome is Outcome.OK
+
+
+def test_a_strangers_words_are_one_harmless_line() -> None:
+    seen = whole(500, json.dumps({"error": {"message": "a\n\x1b[2Jb\u202e"}}).encode())
+    assert seen.error == "a ?[2Jb?"
+    seen, _ = streamed(text("a", "\x1bstop"), b"[DONE]")
+    assert seen.finish_reason == "?stop"
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["choices", "delta", "message", "text", "content", "usage", "error", "finish_reason"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+EVENTS = st.one_of(JSON_VALUES.map(lambda value: json.dumps(value).encode()), st.binary(max_size=30))
+
+
+@given(st.lists(EVENTS, max_size=5), st.booleans())
+def test_no_answer_of_a_stranger_raises(events: list[bytes], sse: bool) -> None:
+    reader = AnswerReader(Seen(0, 0.0), keep_text=True)
+    reader.head(200, SSE if sse else JSON, 1.0)
+    for one in events:
+        reader.body(event(one) if sse else one, 2.0)
+    reader.end(3.0)
+    assert reader.seen.outcome in (Outcome.OK, Outcome.FAILED) and reader.seen.end_s == 3.0
+    assert reader.seen.outcome is Outcome.OK or reader.seen.error
+    assert isinstance(reader.text, str)

@@ -63,7 +63,7 @@ def test_the_first_model_or_the_named_one(serve: Serve) -> None:
         (200, b'{"data": 3}'),
         (200, b"no"),
         (200, b"[" * 100_000),
-        (200, listed({"id": "a" * 100_000})),
+        (200, listed({"id": "a" * 100_000}, {"id": "\x1b[2J"}, {"id": ""})),
         (200, b" " * (MAX_EVENT_BYTES + 1)),
         (401, TWO),
         (500, b""),

@@ -139,7 +139,7 @@ class AnswerReader:
                 self._parts.append(text)
             reason = choice.get("finish_reason")
             if reason is not None and self.seen.finish_reason is None:
-                self.seen.finish_reason, self.seen.finish_s = str(reason)[:MAX_LINE_CHARS], now
+                self.seen.finish_reason, self.seen.finish_s = printable(str(reason)), now
         return shown
 
     def _usage(self, usage: Any) -> None:
@@ -191,14 +191,21 @@ def message_of(found: dict[str, Any]) -> str:
     error = found.get("error") or found.get("detail") or found.get("message") or found
     if isinstance(error, dict):
         error = error.get("message") or error
-    return " ".join(str(error).split())[:MAX_LINE_CHARS]
+    return printable(str(error))
 
 
 def line_of(body: bytes) -> str:
     """One line of an error's body: its message where it is JSON."""
     found = object_of(body)
     text = message_of(found) if found is not None else body[: 4 * MAX_LINE_CHARS].decode("utf-8", "replace")
-    return " ".join(text.split())[:MAX_LINE_CHARS]
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """A stranger's text as one short line with nothing in it that a terminal would obey."""
+    return "".join(char if char.isprintable() else "?" for char in " ".join(text[: 4 * MAX_LINE_CHARS].split()))[
+        :MAX_LINE_CHARS
+    ]
 
 
 def seconds_of(retry_after: bytes | None, date: bytes | None) -> float | None:

@@ -13,7 +13,7 @@ import httpx
 
 from penstock.bench.client import Endpoint
 from penstock.core import ConfigError, check_json_bounds
-from penstock.core.limits import MAX_ERROR_BODY_BYTES, MAX_EVENT_BYTES
+from penstock.core.limits import MAX_EVENT_BYTES, MAX_NAME_CHARS
 
 WAIT_S = 20.0
 
@@ -83,7 +83,7 @@ def models_of(listed: Any) -> list[ServedModel]:
     found = []
     for row in rows if isinstance(rows, list) else ():
         name = row.get("id") if isinstance(row, dict) else None
-        if isinstance(name, str) and 0 < len(name) <= MAX_ERROR_BODY_BYTES:
+        if isinstance(name, str) and 0 < len(name) <= MAX_NAME_CHARS and name.isprintable():
             length = row.get("max_model_len")
             found.append(ServedModel(name, length if type(length) is int and length > 0 else None))
     if not found:

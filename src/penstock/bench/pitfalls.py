@@ -166,8 +166,10 @@ def some_failed(facts: Facts) -> str | None:
         return None
     counts = Counter(one.outcome.value for one in facts.arrived if one.outcome is not Outcome.OK)
     named = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    reasons = Counter(one.error for one in facts.arrived if one.outcome is not Outcome.OK and one.error)
+    often = f", most often {reasons.most_common(1)[0][0]!r}" if reasons else ""
     return (
-        f"{lost} of {len(facts.arrived)} requests did not end well ({named}): percentiles are of the others; "
+        f"{lost} of {len(facts.arrived)} requests did not end well ({named}{often}): percentiles are of the others; "
         "see those with the missing ones as infinite."
     )
 
