@@ -5,6 +5,8 @@ from itertools import takewhile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.bench.counters import LocalCounter
 from penstock.bench.prompts import Part, PromptKind, PromptMaker
@@ -22,9 +24,12 @@ FILES = {
 }
 
 
+SHARED = load_tokenizer(BUNDLED)
+
+
 @pytest.fixture(scope="module")
 def bundled() -> Tokenizer:
-    return load_tokenizer(BUNDLED)
+    return SHARED
 
 
 def fresh(key: int, tokens: int) -> Part:
@@ -77,6 +82,29 @@ def test_real_tokenizers_of_all_kinds(tmp_path: Path, name: str) -> None:
     second = maker.make([Part((1, 1), 20, "assistant"), Part((1, 2), 15)], after=first)
     assert str(second.prompt).startswith(str(first.prompt))
     assert counter.count(second.prompt) == second.tokens == 75
+
+
+@given(st.data(), st.sampled_from([PromptKind.TEXT, PromptKind.CHAT]))
+@settings(max_examples=60, deadline=None)
+def test_any_parts_make_a_prompt_of_their_sum_that_can_go_on(data: st.DataObject, kind: PromptKind) -> None:
+    counter = LocalCounter(SHARED)
+    maker = PromptMaker(counter, kind)
+    parts = st.builds(
+        Part, st.tuples(st.integers(0, 5), st.integers(0, 2**40)), st.integers(1, 90), fresh=st.booleans()
+    )
+    made = None
+    for turn in range(data.draw(st.integers(1, 3))):
+        said = [
+            *data.draw(st.lists(parts, max_size=3)),
+            data.draw(st.builds(Part, st.just((turn,)), st.integers(25, 60))),
+        ]
+        before = [] if made is None else [Part((8, turn), data.draw(st.integers(1, 40)), "assistant")]
+        total = sum(part.tokens for part in (*before, *said)) + (made.tokens if made else 0)
+        grown = maker.make([*before, *said], made)
+        assert counter.count(grown.prompt) == grown.tokens == total
+        if made is not None:
+            assert grown.prompt[: len(made.prompt)] == made.prompt
+        made = grown
 
 
 def test_ids_are_exact_and_from_the_vocabulary(bundled: Tokenizer) -> None:
