@@ -5,6 +5,8 @@ import json
 import os
 import stat
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -326,17 +328,35 @@ def test_default_folder_and_size(tmp_path):
     assert 0 <= cache_bytes(tmp_path / "not" / "there") <= 20 * 1024**3
 
 
-def test_what_a_killed_process_left_aside_goes_after_a_day(cache, tmp_path):
+WRITER = """
+import sys
+from pathlib import Path
+from penstock.formats import CODE_FORMATS, PackCache, Storage
+from penstock.formats.packed import empty
+
+def items():
+    yield "a", empty(CODE_FORMATS[Storage.Q4_K], 40, 512)
+    print("half", flush=True)
+    sys.stdin.read()
+
+PackCache(Path(sys.argv[1]), 1 << 26, print).store("other", items())
+"""
+
+
+def test_what_a_killed_process_left_aside_goes_and_what_a_living_one_writes_stays(cache, tmp_path):
     folder = tmp_path / "packed"
-    folder.mkdir()
-    old, new = folder / "old.part", folder / "new.part"
-    for path in (old, new):
-        path.write_bytes(b"half a model")
-    os.utime(old, (1000, 1000))
+    command = [sys.executable, "-c", WRITER, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == b"half\n"
+        cache.store("key", [("a", matrix())])
+        cache.wait()
+        assert sorted(path.suffix for path in folder.iterdir()) == [".packed", ".part"]
+        writer.kill()
+        writer.wait()
+        assert sorted(path.suffix for path in folder.iterdir()) == [".packed", ".part"]
     cache.store("key", [("a", matrix())])
     cache.wait()
-    assert sorted(path.suffix for path in folder.iterdir()) == [".packed", ".part"]
-    assert new.exists()
+    assert [path.suffix for path in folder.iterdir()] == [".packed"]
 
 
 def test_disk_that_fails_late_costs_the_file_and_not_the_model(cache, tmp_path, said, monkeypatch):

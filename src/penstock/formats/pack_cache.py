@@ -10,6 +10,7 @@ index length, SHA-256 of the index.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -36,7 +37,6 @@ _NUMBERS = ("layout", "n", "k", "bits", "group", "super", "zero", "scale_form")
 _MAX_DIM = 2**31 - 1
 _SUFFIX = ".packed"
 _ASIDE = ".part"
-_STALE_NS = 24 * 3600 * 10**9
 
 DEFAULT_MAX_BYTES = 20 * 1024**3
 
@@ -89,6 +89,7 @@ class PackCache:
             _check_size(num_bytes, self._max_bytes)
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=path.stem[:16], suffix=_ASIDE, dir=self._folder)
+            held = _hold(handle)
             try:
                 with os.fdopen(handle, "wb") as file:
                     _write(file, key, items, self._max_bytes)
@@ -96,12 +97,13 @@ class PackCache:
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.unlink(name)
+                os.close(held)
                 raise
         except (OSError, ValueError) as error:
             self._report(CacheProblem(str(path), f"not written: {error}"))
             return None
         self.wait()
-        self._landing = threading.Thread(target=self._land, args=(Path(name), path), name="penstock-pack-cache")
+        self._landing = threading.Thread(target=self._land, args=(Path(name), path, held), name="penstock-pack-cache")
         self._landing.start()
         return found
 
@@ -110,8 +112,8 @@ class PackCache:
         if self._landing is not None:
             self._landing.join()
 
-    def _land(self, aside: Path, path: Path) -> None:
-        """Syncs what was written aside, gives it its name, makes room."""
+    def _land(self, aside: Path, path: Path, held: int) -> None:
+        """Syncs what was written aside, gives it its name, makes room; `held` is closed."""
         try:
             _sync(aside)
             os.replace(aside, path)
@@ -121,6 +123,8 @@ class PackCache:
             with contextlib.suppress(OSError):
                 aside.unlink()
             self._report(CacheProblem(str(path), f"not written: {error}"))
+        finally:
+            os.close(held)
 
     def _path(self, key: str) -> Path:
         return self._folder / (hashlib.sha256(f"{LAYOUT_VERSION}:{key}".encode()).hexdigest() + _SUFFIX)
@@ -128,13 +132,13 @@ class PackCache:
     def _evict(self, keep: Path) -> None:
         """Removes the files used longest ago until the rest fits; files mapped elsewhere live on until unmapped.
 
-        What a killed process left aside goes after a day.
+        What a killed process left aside goes too.
         """
         files = []
         for path in self._folder.glob("*" + _ASIDE):
-            with contextlib.suppress(OSError):
-                if keep.stat().st_mtime_ns - path.stat().st_mtime_ns > _STALE_NS:
-                    path.unlink()
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not to be had while its writer lives
+                path.unlink()
         for path in self._folder.glob("*" + _SUFFIX):
             with contextlib.suppress(OSError):
                 stat = path.stat()
@@ -195,6 +199,13 @@ def _pad(file: BinaryIO) -> int:
     position = file.tell()
     file.write(bytes(-position % _ALIGN))
     return position + (-position % _ALIGN)
+
+
+def _hold(handle: int) -> int:
+    """Another descriptor of the file, locked until it is closed: a sign to others that its writer lives."""
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return os.dup(handle)
 
 
 def _sync(path: Path) -> None:
