@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from penstock.bench.compare import order
 from penstock.bench.health import Health, Lag
 from penstock.bench.machine import Limit, MachineLimits
 from penstock.bench.origin import Origin
@@ -62,6 +63,11 @@ def queue_run(rate, capacity, duration_s=30.0, seed=0, label="A", round=0, refus
     window = Window(duration_s * 0.1, duration_s)
     duration = max(one.end_s for one in seen)
     return LoadRun(label, window, HEALTH, (), asked, tuple(seen), duration, rate=rate, round=round)
+
+
+def turns(rounds):
+    """(label, round) of a comparison in the order of running."""
+    return [(label, round) for round in range(rounds) for label in order(("A", "B"), round)]
 
 
 def record(kind="serve", runs=(), **fields):

@@ -1,9 +1,9 @@
 from dataclasses import replace
 
 import pytest
-from tests.bench.samples import queue_run
+from tests.bench.samples import queue_run, turns
 
-from penstock.bench.compare import compare_runs, run_comparison, schedule
+from penstock.bench.compare import compare_runs, run_comparison
 from penstock.bench.definitions import Objective
 from penstock.core import ConfigError
 
@@ -11,7 +11,7 @@ from penstock.core import ConfigError
 def both(a=20.0, b=20.0, rounds=6, drift=0.0, rate=10.0, **options):
     """Both sides by turns, on the same arrivals; `drift` slows the machine by that share each run."""
     runs = []
-    for index, (label, round) in enumerate(schedule(("A", "B"), rounds)):
+    for index, (label, round) in enumerate(turns(rounds)):
         capacity = (a if label == "A" else b) * (1 - drift * index)
         runs.append(queue_run(rate, capacity, 20.0, seed=round, label=label, round=round, **options))
     return runs
@@ -65,7 +65,7 @@ def test_a_round_counts_for_both_sides_or_for_none():
 def test_failures_count_as_infinitely_slow_and_are_named():
     runs = [
         queue_run(40.0, 20.0, 20.0, seed=round, label=label, round=round, refuse_after=0.05 if label == "B" else None)
-        for label, round in schedule(("A", "B"), 6)
+        for label, round in turns(6)
     ]
     found = compare_runs(runs)
     assert any(note.startswith("B: ") and "did not end well" in note for note in found.notes)
@@ -94,6 +94,19 @@ def test_the_driver_interleaves_and_changes_who_goes_first():
 
     runs = run_comparison(run, ("A", "B"), 3, said.append)
     assert asked == [("A", 0), ("B", 0), ("B", 1), ("A", 1), ("A", 2), ("B", 2)]
-    assert len(runs) == len(said) == 6
+    assert len(runs) == len(said) == 6 and runs == tuple(sorted(runs, key=lambda one: one.round))
     with pytest.raises(ConfigError, match="one round of two"):
         run_comparison(run, ("A", "A"), 3)
+
+
+def test_the_driver_runs_more_rounds_for_those_that_do_not_count_but_not_for_ever():
+    def flaky(late):
+        def run(label, round):
+            done = queue_run(10.0, 20.0, 5.0, seed=round, label=label, round=round)
+            return replace(done, invalid=("late",)) if late(label, round) else done
+
+        return run_comparison(run, ("A", "B"), 5)
+
+    runs = flaky(lambda label, round: label == "B" and round in (1, 3))
+    assert len(runs) == 14 and compare_runs(runs).rounds == 5
+    assert len(flaky(lambda label, round: True)) == 20

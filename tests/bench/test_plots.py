@@ -8,14 +8,14 @@ from tests.bench import samples
 from tests.bench.test_store import STEP
 
 from penstock.bench import plots
-from penstock.bench.compare import compare_runs, schedule
+from penstock.bench.compare import compare_runs
 from penstock.bench.definitions import Objective
 from penstock.bench.records import Outcome, Seen
 from penstock.bench.sweep import analyse
 
 OBJECTIVES = (Objective("ttft", 0.2),)
 RUNS = [samples.queue_run(rate, 20.0, 10.0, seed=rate, refuse_after=5.0) for rate in (5, 10, 40)]
-PAIRS = [samples.queue_run(10, 20, 10.0, seed=r, label=label, round=r) for label, r in schedule(("A", "B"), 5)]
+PAIRS = [samples.queue_run(10, 20, 10.0, seed=r, label=label, round=r) for label, r in samples.turns(5)]
 
 
 def drawings():

@@ -6,7 +6,6 @@ import pytest
 from tests.bench import samples
 from tests.bench.test_store import STEP
 
-from penstock.bench.compare import schedule
 from penstock.bench.definitions import Objective
 from penstock.bench.pitfalls import Pitfall
 from penstock.bench.report import report, write_report
@@ -52,7 +51,7 @@ class Page(HTMLParser):
 
 
 def sweep_record():
-    runs = [samples.queue_run(rate, 20.0, 15.0, seed=rate) for rate in (5, 10, 15, 30, 40)]
+    runs = [samples.queue_run(rate, 20.0, 8.0, seed=rate) for rate in (5, 15, 40)]
     return samples.record("sweep", runs, objectives=OBJECTIVES)
 
 
@@ -65,7 +64,7 @@ def serve_record(**fields):
 def compare_record():
     runs = [
         samples.queue_run(12, 20 if label == "A" else 26, 10.0, seed=r, label=label, round=r)
-        for label, r in schedule(("A", "B"), 6)
+        for label, r in samples.turns(6)
     ]
     return samples.record("compare", runs)
 

@@ -80,6 +80,14 @@ def test_the_rate_that_keeps_the_objectives_is_nearly_always_within_its_interval
     assert strict is None or strict.value < 0.8 * truth  # control
 
 
+def test_a_few_requests_are_no_knee():
+    runs = [queue_run(2.0, CAPACITY, 4.0, seed=1)]
+    last = max(one.end_s for one in runs[0].seen)
+    cut = replace(runs[0], window=replace(runs[0].window, end_s=last - 0.06))  # the last one ends outside
+    found = analyse([cut])
+    assert found.points[0].achieved.value < 0.95 * found.points[0].offered and found.knee is None
+
+
 def test_objectives_that_always_or_never_hold_are_said_to():
     always = analyse(runs_at([2, 4]), (Objective("ttft", 100.0),))
     assert always.sustained is None and any("every rate kept" in note for note in always.notes)

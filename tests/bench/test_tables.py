@@ -5,7 +5,7 @@ from tests.bench import samples
 from tests.bench.test_store import STEP
 
 from penstock.bench import tables
-from penstock.bench.compare import compare_runs, schedule
+from penstock.bench.compare import compare_runs
 from penstock.bench.definitions import Objective, summarize
 from penstock.bench.stats import Estimate
 from penstock.bench.sweep import analyse
@@ -31,7 +31,7 @@ def test_a_table_in_markdown_has_as_many_cells_in_every_line():
 
 def test_every_row_has_a_cell_for_each_column():
     runs = [samples.queue_run(rate, 20.0, 10.0, refuse_after=1.0) for rate in (10, 40)]
-    pairs = [samples.queue_run(10, 20, 10.0, seed=r, label=label, round=r) for label, r in schedule(("A", "B"), 5)]
+    pairs = [samples.queue_run(10, 20, 10.0, seed=r, label=label, round=r) for label, r in samples.turns(5)]
     made = [
         tables.machine_table(samples.limits()),
         tables.steps_table([STEP], samples.limits()),

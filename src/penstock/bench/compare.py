@@ -68,9 +68,9 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def schedule(labels: tuple[str, str], rounds: int) -> list[tuple[str, int]]:
-    """(label, round) in the order of running: A B, B A, A B, …, so that a steady drift falls on both alike."""
-    return [(label, round) for round in range(rounds) for label in (labels if round % 2 == 0 else labels[::-1])]
+def order(labels: tuple[str, str], round: int) -> tuple[str, str]:
+    """Who runs first and second in a round: A B, B A, A B, …, so that a steady drift falls on both alike."""
+    return labels if round % 2 == 0 else (labels[1], labels[0])
 
 
 def run_comparison(
@@ -79,12 +79,12 @@ def run_comparison(
     rounds: int = 6,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[LoadRun, ...]:
-    """Runs both sides by turns.
+    """Runs both sides by turns until `rounds` rounds are valid, at most twice as many in all; every run is returned.
 
     Args:
         run: makes one run of a side and a round; both sides of a round get the same workload.
         labels: of A and B.
-        rounds: of both; fewer than MIN_ROUNDS can't show a difference.
+        rounds: valid ones wanted; fewer than MIN_ROUNDS can't show a difference.
         say: takes a line for people after every run.
 
     Raises:
@@ -92,11 +92,17 @@ def run_comparison(
     """
     if rounds < 1 or labels[0] == labels[1]:
         raise ConfigError(f"{rounds} rounds of {labels[0]!r} and {labels[1]!r}: at least one round of two.")
-    runs = []
-    for label, round in schedule(labels, rounds):
-        done = run(label, round)
-        runs.append(done)
-        say(f"round {round + 1} of {rounds}, {label}: {'INVALID' if done.invalid else 'done'}")
+    runs: list[LoadRun] = []
+    valid = 0
+    for round in range(2 * rounds):
+        pair = []
+        for label in order(labels, round):
+            pair.append(run(label, round))
+            say(f"round {round + 1}, {label}: {'INVALID' if pair[-1].invalid else 'done'}")
+        runs.extend(pair)
+        valid += not any(one.invalid for one in pair)
+        if valid == rounds:
+            break
     return tuple(runs)
 
 

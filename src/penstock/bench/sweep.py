@@ -87,7 +87,7 @@ class Sweep:
 
     Attributes:
         points: by rate, then round.
-        knee: requests a second that it achieves at most; None where no run saturated it.
+        knee: requests a second that it achieves at most; None where no run saturated it, or none did for sure.
         sustained: requests a second at which GOOD_SHARE of the requests still keep every objective; None without
             objectives, or where the rates do not enclose it.
         notes: what limits these figures, each a line.
@@ -239,7 +239,7 @@ class Curve:
 
 
 def estimate(cut: Sequence[Blocks], statistic: Callable[[Curve], float]) -> Estimate | None:
-    """A curve's figure with its interval, each run's blocks drawn again; None where the whole curve has none."""
+    """A curve's figure with its interval, each run's blocks drawn again; None where the curve has none for sure."""
     owner = np.repeat(np.arange(len(cut)), [blocks.count for blocks in cut])
     seconds = np.asarray([blocks.seconds * blocks.count for blocks in cut])
     arrived, good, kept = (np.concatenate([getattr(b, n) for b in cut]) for n in ("arrived", "good", "kept"))
@@ -249,7 +249,7 @@ def estimate(cut: Sequence[Blocks], statistic: Callable[[Curve], float]) -> Esti
         return statistic(Curve(came / seconds, went / seconds, well, came))
 
     found = stats.bootstrap([blocks.count for blocks in cut], of)
-    return None if np.isnan(found.value) else found
+    return found if np.isfinite([found.value, found.low, found.high]).all() else None
 
 
 def sum_by(owner: Index, counts: Numbers, size: int) -> Numbers:
@@ -309,21 +309,24 @@ def falling(values: Numbers, weights: Numbers) -> Numbers:
     return np.concatenate([np.full(int(count), value) for value, _, count in pools])
 
 
+def rates_of(points: Sequence[Point]) -> str:
+    """The points' rates, each once."""
+    return ", ".join(dict.fromkeys(f"{point.rate:g}/s" for point in points if point.rate is not None))
+
+
 def notes_of(
     points: Sequence[Point], knee: Estimate | None, sustained: Estimate | None, objectives: Sequence[Objective]
 ) -> list[str]:
     """What limits the figures."""
     notes = []
-    invalid = [f"{point.rate:g}/s" for point in points if not point.valid and point.rate is not None]
-    if invalid:
-        notes.append(f"runs at {', '.join(invalid)} don't count: the client was too slow.")
-    few = [f"{point.rate:g}/s" for point in points if point.requests < FEW_REQUESTS and point.rate is not None]
-    if few:
-        notes.append(f"fewer than {FEW_REQUESTS} requests at {', '.join(few)}: a p99 there is the slowest one.")
-    if knee is None:
+    if late := rates_of([point for point in points if not point.valid]):
+        notes.append(f"runs at {late} don't count: the client was too slow.")
+    if few := rates_of([point for point in points if point.requests < FEW_REQUESTS]):
+        notes.append(f"fewer than {FEW_REQUESTS} requests at {few}: a p99 there is the slowest one.")
+    if knee is None and any(point.valid and not point.keeps_up for point in points):
+        notes.append("the runs are too few or too short to tell where the endpoint saturates.")
+    elif knee is None:
         notes.append("no run saturated the endpoint: its knee lies beyond the highest rate.")
-    elif not np.isfinite(knee.high):
-        notes.append("the runs are too few or too short for an interval of the knee.")
     if objectives and sustained is None:
         shares = [point.attainment.value for point in points if point.valid and point.attainment is not None]
         if shares and min(shares) >= GOOD_SHARE:
