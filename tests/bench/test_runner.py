@@ -124,7 +124,7 @@ def test_the_wall_clock_does_not_matter(stub: Stub, monkeypatch: pytest.MonkeyPa
     result = go(stub, asks(5, 0.02, first_ms=20, gap_ms=5, chunks=3))
     for one in result.seen:
         assert one.outcome is Outcome.OK
-        assert one.intended_s <= one.sent_s < one.chunks_s[0] < one.chunks_s[-1] <= one.end_s  # type: ignore[operator]
+        assert one.intended_s <= one.sent_s < one.chunks_s[0] <= one.chunks_s[-1] <= one.end_s  # type: ignore[operator]
         assert one.chunks_s == sorted(one.chunks_s)
 
 
