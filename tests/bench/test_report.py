@@ -87,9 +87,22 @@ def test_what_limits_the_figures_stands_above_them():
     run = samples.queue_run(10, 20.0, 15.0)
     clean = Page(report([samples.record(runs=[run])])).words
     assert "invalid" not in clean and "What these figures are not" not in clean
-    dirty = replace(run, invalid=("sent 50 ms late",), pitfalls=(Pitfall(7, "3 prompts were sent before"),))
+    pitfalls = (Pitfall(5, "invalid: sent late"), Pitfall(7, "3 prompts were sent before"))
+    dirty = replace(
+        run, invalid=("sent 50 ms late. hint: ask for less.", "ran late. hint: ask for less."), pitfalls=pitfalls
+    )
     words = Page(report([samples.record(runs=[dirty])])).words
-    assert words.index("sent 50 ms late") < words.index("3 prompts were sent before [7]") < words.index("Latencies")
+    assert words.index("sent 50 ms late") < words.index("3 prompts were sent before") < words.index("Latencies")
+    assert words.index("ask for less") < words.index("3 prompts") and "invalid: sent late" not in words
+    several = Page(report([samples.record(runs=[dirty, replace(run, round=1, pitfalls=pitfalls), run])])).words
+    assert "3 prompts were sent before (2 of 3 runs; figures of the last)" in several
+
+
+def test_a_comparison_says_which_side_is_which():
+    sides = [{"url": "http://127.0.0.1:1/v1", "model": "one"}, {"url": "http://127.0.0.1:1/v1", "model": EVIL}]
+    record = replace(compare_record(), configuration={"endpoints": sides})
+    words = Page(report([record])).words
+    assert "A: one at http://127.0.0.1:1/v1" in words and f"B: {EVIL} at" in words
 
 
 def test_nothing_of_a_record_is_markup():

@@ -28,6 +28,7 @@ from penstock.core import ConfigError
 MAX_RECORDS = 64
 MAX_TIMELINES = 3
 MAX_DETAILS = 12
+LATE_CLIENT = 5  # the pitfall that makes a run invalid
 HEADLINES = ("output tokens", "goodput", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p50")
 STYLE = """
 :root { color-scheme: light; }
@@ -62,6 +63,7 @@ pre { background: #fff; border: 1px solid #e5e1d8; padding: .7rem; overflow-x: a
   white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 _SPREAD = re.compile(r"(\S+) (\(\S+ to \S+\))")
+_HINT = re.compile(r" hint: ([^;]*)")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 TERMS = (
     "TTFT: from the intended arrival to the first chunk that shows something. E2E: to the last token. TPOT: "
@@ -133,18 +135,27 @@ def section(record: Record, name: str) -> str:
 
 
 def alerts(runs: Sequence[LoadRun]) -> Iterator[str]:
-    """What limits the figures: runs that are invalid, then each pitfall with the runs it applies to."""
+    """What limits the figures: runs that are invalid, then each pitfall once, as the last run that has it says it."""
     invalid = [f"{name_of(run, runs)}: {'; '.join(run.invalid)}" for run in runs if run.invalid]
     if invalid:
-        yield _alert("These runs are invalid: the client could not keep up.", invalid, "alert invalid")
+        yield _alert("These runs are invalid: the client could not keep up.", once(invalid), "alert invalid")
     found: dict[int, list[str]] = {}
     for run in runs:
         for pitfall in run.pitfalls:
-            who = f"{name_of(run, runs)}: " if len(runs) > 1 else ""
-            found.setdefault(pitfall.number, []).append(f"{who}{pitfall.text} [{pitfall.number}]")
-    lines = [line for number in sorted(found) for line in found[number]]
+            if not (run.invalid and pitfall.number == LATE_CLIENT):  # said above
+                found.setdefault(pitfall.number, []).append(pitfall.text)
+    lines = [
+        texts[-1] + (f" ({len(texts)} of {len(runs)} runs; figures of the last)" if len(runs) > 1 else "")
+        for _, texts in sorted(found.items())
+    ]
     if lines:
         yield _alert("What these figures are not:", lines, "alert")
+
+
+def once(lines: Sequence[str]) -> list[str]:
+    """The lines without their hints, and each different hint once behind them."""
+    hints = dict.fromkeys(hint for line in lines for hint in _HINT.findall(line))
+    return [_HINT.sub("", line) for line in lines] + [f"hint: {hint}" for hint in hints]
 
 
 def _alert(title: str, lines: Sequence[str], kind: str) -> str:
@@ -210,6 +221,12 @@ def _timelines(shown: Sequence[LoadRun], runs: Sequence[LoadRun], name: str) -> 
 
 def _comparison(record: Record, name: str) -> Iterator[str]:
     found = compare_runs(record.runs, record.objectives)
+    endpoints = record.configuration.get("endpoints")
+    if isinstance(endpoints, list) and len(endpoints) == 2:
+        for label, facts in zip((found.a, found.b), endpoints, strict=True):
+            if isinstance(facts, dict):
+                line = f"{label}: {facts.get('model')} at {facts.get('url')}"
+                yield f'<p class="origin">{escape(line)}</p>'
     yield _cards(_comparison_cards(found))
     yield from _notes(found.notes)
     if found.rows:
