@@ -1,9 +1,13 @@
+import signal
+import subprocess
+import time
+
 import pytest
 from tests.bench.stub_server import Script, Stub
 
 from penstock.bench import processes
 from penstock.bench.client import Endpoint
-from penstock.bench.processes import run, shares
+from penstock.bench.processes import Worker, run, shares
 from penstock.bench.records import Ask, Outcome
 from penstock.bench.runner import Progress, RunPlan, conversations
 from penstock.core import ConfigError, ServerError
@@ -51,3 +55,16 @@ def test_a_child_that_dies_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes.sys, "executable", "/bin/false")
     with pytest.raises(ServerError, match="2 of 2"):
         run(RunPlan(Endpoint("http://127.0.0.1:9", "m"), processes=2), some_asks("x"))
+
+
+def test_a_child_does_not_outlive_its_parent(stub: Stub) -> None:
+    plan = RunPlan(Endpoint(stub.url, "m"))
+    with Worker(plan, [[Ask(0, 0.0, Script(first_ms=60_000).prompt, None, 1)]]) as worker:
+        worker.ready.wait(30)
+        worker.tell({"start_s": time.monotonic()})
+        assert worker._process.stdin is not None
+        worker._process.send_signal(signal.SIGINT)  # Ctrl-C is the parent's business
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker._process.wait(0.5)
+        worker._process.stdin.close()
+        assert worker._process.wait(20) == 1
