@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from penstock.bench.agentic import marked, read_bodies
+from penstock.bench.agentic import read_bodies
 from penstock.bench.arrivals import ClosedLoop, Poisson
 from penstock.bench.client import Endpoint, Route, request_body
 from penstock.bench.lengths import Fixed, Independent
 from penstock.bench.options import WorkloadOptions
+from penstock.bench.planned import with_mark
 from penstock.bench.prompts import PromptKind, PromptMaker
 from penstock.bench.wire import ask_from, plain
 from penstock.bench.workloads import named_workload
@@ -68,9 +69,11 @@ def test_requests_go_out_as_they_stand_but_for_their_mark(tmp_path: Path) -> Non
     workload = named_workload("agentic", options(file(tmp_path, *THREE), think_s=2.0))
     asks = list(workload.asks(PromptMaker(Characters(), PromptKind.CHAT)))
     assert [(ask.session, ask.turn) for ask in asks] == [(0, 0), (0, 1), (1, 0)]
-    assert asks[0].prompt == (user("[0.0]\na"),)
-    assert asks[1].prompt == (user("[0.0]\na"), user("b"), user("c"))
-    assert asks[2].prompt[0] == user("[0.1]\na")
+    mark, text = asks[0].prompt[0]["content"].split("\n")
+    assert (text, mark[0], len(mark), mark[-1]) == ("a", "[", 10, "]")
+    assert asks[1].prompt == (user(f"{mark}\na"), user("b"), user("c"))
+    assert asks[2].prompt[0]["content"].endswith("]\na")
+    assert not asks[2].prompt[0]["content"].startswith(mark)
     assert asks[1].think_s > 0.0 == asks[0].think_s
     sent = request_body(Endpoint("http://h", "m", route=Route.CHAT), asks[0])
     assert sent["tools"] == TOOLS
@@ -87,9 +90,13 @@ def test_again_and_again_they_are_told_apart_unless_asked(tmp_path: Path) -> Non
     )
     assert len(asks) == 20
     assert len({ask.prompt[0]["content"] for ask in asks}) == len({ask.session for ask in asks}) == 13
-    same = named_workload("agentic", options(path, num_requests=20, distinct=1)).items
-    assert {item.given[0]["content"] for item in same} == {"a"}
-    assert len({item.session for item in same}) == 13
+    same = list(
+        named_workload("agentic", options(path, num_requests=20, distinct=1)).asks(
+            PromptMaker(Characters(), PromptKind.CHAT)
+        )
+    )
+    assert {ask.prompt[0]["content"] for ask in same} == {"a"}
+    assert len({ask.session for ask in same}) == 13
 
 
 def test_a_session_ends_before_a_turn_that_does_not_fit(tmp_path: Path) -> None:
@@ -111,7 +118,7 @@ def test_a_closed_loop_of_agents(tmp_path: Path) -> None:
 
 def test_a_first_message_without_text_is_left_alone() -> None:
     parts = {"role": "user", "content": [{"type": "text", "text": "a"}]}
-    assert marked([parts], "[1]") == (parts,)
+    assert with_mark([parts], "[1]") == (parts,)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,10 @@ class Joined:
     def __init__(self) -> None:
         self.counter = self
 
-    def make(self, parts, after=None) -> Made:
+    def new_run(self) -> int:
+        return 1
+
+    def make(self, parts, after=None, run=0) -> Made:
         text = "".join(f"{part.key}" for part in parts)
         return Made(
             (after.prompt if after else "") + text, (after.tokens if after else 0) + sum(p.tokens for p in parts)

@@ -60,8 +60,22 @@ def test_one_choice_does_not_move_the_others() -> None:
 
 def test_one_maker_gives_a_second_run_other_prompts_even_with_the_same_seed(counter: LocalCounter) -> None:
     maker = PromptMaker(counter)
-    runs = [{ask.prompt for ask in named_workload("random", options()).asks(maker)} for _ in range(3)]
+    workload = named_workload("random", options())
+    runs = [{ask.prompt for ask in workload.asks(maker)} for _ in range(3)]
     assert sum(map(len, runs)) == len(set.union(*runs))
+
+
+def test_a_second_run_of_one_maker_shares_no_prefix_with_the_first_but_has_its_lengths(counter: LocalCounter) -> None:
+    """Else the second rate of a sweep would be measured warm."""
+    maker = PromptMaker(counter, PromptKind.IDS)
+    workload = named_workload("random", options(prefix_tokens=100, num_prefixes=2))
+    runs = [list(workload.asks(maker)) for _ in range(2)]
+    prefixes = [{ask.prompt[:12] for ask in run} for run in runs]
+    assert [len(one) for one in prefixes] == [2, 2]
+    assert not prefixes[0] & prefixes[1]
+    assert [ask.prompt_tokens for ask in runs[0]] == [ask.prompt_tokens for ask in runs[1]]
+    other = PromptMaker(counter, PromptKind.IDS)
+    assert [list(workload.asks(other)) for _ in range(2)] == runs  # another server's maker makes the same
 
 
 def test_prompts_are_used_again_only_when_asked(counter: LocalCounter) -> None:

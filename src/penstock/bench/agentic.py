@@ -17,7 +17,7 @@ import numpy as np
 
 from penstock.bench.counters import TokenCounter
 from penstock.bench.options import LENGTHS, WorkloadOptions, files_of, planned, timed_one_by_one
-from penstock.bench.planned import Planned, Workload
+from penstock.bench.planned import MARK_TOKENS, Planned, Workload
 from penstock.bench.trace_file import refuse, trace_objects
 from penstock.core import ConfigError
 from penstock.core.limits import MAX_BENCH_REQUESTS, MAX_MESSAGES, MAX_TOOLS
@@ -86,14 +86,6 @@ def goes_on(before: Body, body: Body) -> bool:
     return count < len(body.messages) and body.messages[:count] == before.messages and body.extra == before.extra
 
 
-def marked(messages: Sequence[dict[str, Any]], mark: str) -> tuple[dict[str, Any], ...]:
-    """A conversation that begins with a mark in its first message's text; one without text there is left alone."""
-    first = messages[0]
-    if not isinstance(first.get("content"), str):
-        return tuple(messages)
-    return ({**first, "content": f"{mark}\n{first['content']}"}, *messages[1:])
-
-
 def agentic(options: WorkloadOptions, counter: TokenCounter | None = None) -> Workload:
     """The sessions of a file, all once or over again as often as `num_requests` takes.
 
@@ -118,8 +110,7 @@ def agentic(options: WorkloadOptions, counter: TokenCounter | None = None) -> Wo
             if number == len(found) and sum(skipped) == total:
                 return  # nothing fits, and never will
             session = found[number % len(found)]
-            mark = None if options.distinct is not None else f"[{options.seed}.{number}]"
-            fits = list(fitting_turns(options, rng, (number, session, mark), counter))
+            fits = list(fitting_turns(options, rng, (number, session), counter))
             skipped.append(len(session) - len(fits))
             yield from fits
 
@@ -131,7 +122,7 @@ def agentic(options: WorkloadOptions, counter: TokenCounter | None = None) -> Wo
 def fitting_turns(
     options: WorkloadOptions,
     rng: np.random.Generator,
-    numbered: tuple[int, Sequence[Body], str | None],
+    numbered: tuple[int, Sequence[Body]],
     counter: TokenCounter | None,
 ) -> Iterator[Planned]:
     """The turns of one session up to the first that doesn't fit.
@@ -139,17 +130,16 @@ def fitting_turns(
     Args:
         options: of the workload.
         rng: of lengths and pauses.
-        numbered: the session's number, its requests, and their mark.
+        numbered: the session's number and its requests.
         counter: of tokens, where the model has a limit.
     """
-    number, session, mark = numbered
+    number, session = numbered
     for turn, body in enumerate(session):
-        messages = body.messages if mark is None else marked(body.messages, mark)
         output = options.lengths.draw(rng)[1]
         think_s = float(rng.exponential(options.think_s)) if turn else 0.0
         if options.max_model_tokens is not None and counter is not None:
-            count = counter.count(messages, body.extra.get("tools") or ())
-            if not options.fits(count + output):
+            count = counter.count(body.messages, body.extra.get("tools") or ())
+            if not options.fits(count + MARK_TOKENS + output):
                 return
         yield Planned(
             arrival_s=None,
@@ -157,6 +147,7 @@ def fitting_turns(
             session=number,
             turn=turn,
             think_s=think_s,
-            given=messages,
+            given=body.messages,
+            marked=options.distinct is None,
             extra=dict(body.extra),
         )

@@ -6,8 +6,9 @@ their text comes to its length is the tokenizer's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from penstock.bench.arrivals import Arrivals, ClosedLoop
 from penstock.bench.prompts import Made, Part, PromptKind, PromptMaker
 from penstock.bench.records import Ask
 from penstock.core import ConfigError
+
+MARK_DIGITS = 8
+MARK_TOKENS = 16  # that a mark adds at most: its characters, and what its end does to the word after it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,7 @@ class Planned:
         session, turn: of a conversation, whose turns follow each other here.
         think_s: pause before a later turn.
         given: a conversation in the place of parts.
+        marked: whether it gets a mark at its beginning that no other session and no other run has.
         extra: fields of the request's body besides.
     """
 
@@ -39,6 +44,7 @@ class Planned:
     turn: int = 0
     think_s: float = 0.0
     given: tuple[dict[str, Any], ...] = ()
+    marked: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -70,17 +76,18 @@ class Workload:
     ignore_eos: bool = True
 
     def asks(self, maker: PromptMaker) -> Iterator[Ask]:
-        """The requests with their text, made one after the other.
+        """The requests with their text, made one after the other; each call makes texts that no call before made.
 
         Raises:
             ConfigError: a length can't be met, or the maker's kind of prompt doesn't do.
         """
+        run = maker.new_run()
         before: tuple[int | None, Made | None] = (None, None)
         for id, item in enumerate(self.items):
             after = before[1] if item.session is not None and item.session == before[0] else None
             if (after is None) != (item.turn == 0):
                 raise ConfigError(f"turn {item.turn} of session {item.session} has no turn before it.", param="items")
-            made = given(item, maker) if item.given else maker.make(item.parts, after)
+            made = given(item, maker, run) if item.given else maker.make(item.parts, after, run)
             before = (item.session, made)
             yield Ask(
                 id=id,
@@ -96,15 +103,27 @@ class Workload:
             )
 
 
-def given(item: Planned, maker: PromptMaker) -> Made:
-    """A conversation as it is, counted.
+def given(item: Planned, maker: PromptMaker, run: int) -> Made:
+    """A conversation as it is but for its mark, counted.
 
     Raises:
         ConfigError: the prompts of this run are no conversations.
     """
     if maker.kind is not PromptKind.CHAT:
         raise ConfigError("whole conversations go to the chat route only.", param="route", hint="use the chat route.")
-    return Made(item.given, maker.counter.count(item.given, item.extra.get("tools") or ()))
+    messages = item.given
+    if item.marked:
+        name = f"{maker.seed} {run} {item.session}".encode()
+        messages = with_mark(messages, f"[{sha256(name).hexdigest()[:MARK_DIGITS]}]\n")
+    return Made(messages, maker.counter.count(messages, item.extra.get("tools") or ()))
+
+
+def with_mark(messages: Sequence[dict[str, Any]], mark: str) -> tuple[dict[str, Any], ...]:
+    """A conversation whose first message's text begins with a mark; one without text there is left alone."""
+    first = messages[0]
+    if not isinstance(first.get("content"), str):
+        return tuple(messages)
+    return ({**first, "content": mark + first["content"]}, *messages[1:])
 
 
 def timed(

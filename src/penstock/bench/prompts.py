@@ -78,14 +78,20 @@ class PromptMaker:
     def __init__(self, counter: TokenCounter, kind: PromptKind = PromptKind.TEXT, seed: int = 0) -> None:
         self.kind = kind
         self.counter = counter
-        self._seed = seed
+        self.seed = seed
         self._ids = learn_ids(counter) if kind is PromptKind.IDS else ()
         self._pieces = Pieces({}, ()) if kind is PromptKind.IDS else learn_pieces(counter)
         self._around: dict[tuple[int, bool], int] = {}  # what goes around the text, found out with the first prompt
         self._seen: set[int] = set()
-        self._draws: dict[tuple[int, ...], int] = {}  # by a fresh part's key, how often it was drawn
+        self._draws: dict[tuple[int, ...], int] = {}  # by run and a fresh part's key, how often it was drawn
+        self._num_runs = 0
 
-    def make(self, parts: Sequence[Part], after: Made | None = None) -> Made:
+    def new_run(self) -> int:
+        """A number that no run before had; texts of different runs have nothing in common."""
+        self._num_runs += 1
+        return self._num_runs
+
+    def make(self, parts: Sequence[Part], after: Made | None = None, run: int = 0) -> Made:
         """A prompt of exactly as many tokens as its parts are together, and those of what it goes on from.
 
         What the template and the model's beginning take is taken from the end of the last message.
@@ -93,17 +99,18 @@ class PromptMaker:
         Args:
             parts: at least one; in a conversation the last is the user's.
             after: the prompt that it goes on from, to the letter.
+            run: whose text a key names; the same key stands for another text in each run.
 
         Raises:
             ConfigError: there is no prompt of that length, or no more that weren't made before.
         """
         part = parts[-1]
         if not part.fresh:
-            return self._made(parts, after, 0)
-        first = self._draws.get(part.key, 0)
+            return self._made(parts, after, (run, 0))
+        first = self._draws.get((run, *part.key), 0)
         for draw in range(first, first + MAX_DRAWS):
-            self._draws[part.key] = draw + 1
-            made = self._made(parts, after, draw)
+            self._draws[run, *part.key] = draw + 1
+            made = self._made(parts, after, (run, draw))
             key = hash(made.prompt if self.kind is not PromptKind.CHAT else str(made.prompt))
             if key not in self._seen:
                 self._seen.add(key)
@@ -122,16 +129,17 @@ class PromptMaker:
         word = self._pieces.text(self._pieces.few[:1], True)
         return self._count(word if self.kind is PromptKind.TEXT else ({"role": "user", "content": word},))
 
-    def _made(self, parts: Sequence[Part], after: Made | None, draw: int) -> Made:
+    def _made(self, parts: Sequence[Part], after: Made | None, drawn: tuple[int, int]) -> Made:
         total = sum(part.tokens for part in parts) + (after.tokens if after is not None else 0)
-        streams = [self._stream(part, draw if part.fresh else 0) for part in parts]
+        run, draw = drawn
+        streams = [self._stream(part, (run, draw if part.fresh else 0)) for part in parts]
         if self.kind is PromptKind.IDS:
-            drawn = [
+            ids = [
                 self._ids[at] for part, stream in zip(parts, streams, strict=True) for at in islice(stream, part.tokens)
             ]
             before = after.prompt if after is not None else ()
             assert isinstance(before, tuple)
-            return Made((*before, *drawn), total)
+            return Made((*before, *ids), total)
         if self.kind is PromptKind.TEXT:
             text = after.prompt if after is not None else ""
             assert isinstance(text, str)
@@ -155,10 +163,10 @@ class PromptMaker:
             Draft(last, lambda text: (*turns, {"role": role, "content": text}), len(turns) + 1, True), total
         )
 
-    def _stream(self, part: Part, draw: int) -> Iterator[int]:
+    def _stream(self, part: Part, drawn: tuple[int, int]) -> Iterator[int]:
         """Endless places in the table of pieces (or of ids) that a part's text is made of."""
         size = len(self._ids) or len(self._pieces.drawn)
-        rng = np.random.default_rng([self._seed, draw, *part.key])
+        rng = np.random.default_rng([self.seed, *drawn, *part.key])
         while True:
             yield from rng.integers(size, size=CHUNK).tolist()
 
