@@ -10,9 +10,10 @@ def test_steps_and_characters_run_out():
     with pytest.raises(BudgetSpent, match="steps"):
         budget.step()
     budget = RenderBudget(steps=100, chars=10)
-    assert budget.built("12345") == "12345"
+    assert budget.built("ééééé") == "ééééé"
+    assert budget.built("12345678") == "12345678"  # a fourth of the bytes, a fourth of the price
     with pytest.raises(BudgetSpent, match="characters"):
-        budget.built("123456")
+        budget.built("éééé")
 
 
 def test_one_string_may_not_be_huge():

@@ -252,3 +252,15 @@ def test_the_trainers_tag_is_its_body():
         render(
             "{% generation %}{% for i in range(99999) %}{% for j in range(99) %}{% endfor %}{% endfor %}{% endgeneration %}"
         )
+
+
+def test_a_template_may_copy_the_prompt_so_far_at_every_message():
+    """As a published one does: its work grows with the square of the conversation."""
+    messages = [{"role": "user", "content": "x" * 1000}] * 600
+    source = (
+        "{% set ns = namespace(out='') %}{% for m in messages %}{% set ns.out = ns.out ~ m.role ~ m.content %}"
+        "{% if not ns.out.endswith('-') %}{% set ns.out = ns.out ~ '-' %}{% endif %}{% endfor %}{{ ns.out }}"
+    )
+    assert len(render(source, messages=messages)) == 1005 * 600
+    with pytest.raises(BudgetSpent, match="characters"):  # four bytes each
+        render(source, messages=[{"role": "user", "content": "😀" * 1000}] * 1200)

@@ -12,6 +12,7 @@ from typing import Any
 from penstock.core import limits
 
 _MAX_INT_BITS = 256
+_ASCII_SHARE = 4  # others take up to four bytes; published templates copy the prompt so far at every message
 _MEMBER_CHARS = 4  # what one place in a container takes
 
 
@@ -39,10 +40,14 @@ class RenderBudget:
         if self._steps < 0:
             raise BudgetSpent("too many steps")
 
-    def chars(self, count: int) -> None:
-        """Pays for characters."""
+    def fits(self, count: int) -> None:
+        """Passes if a string of that many characters may be built; it is paid for once it is (`built`)."""
         if count > limits.MAX_RENDERED_CHARS:
             raise BudgetSpent("too long a string")
+
+    def chars(self, count: int) -> None:
+        """Pays for characters."""
+        self.fits(count)
         self._chars -= count
         if self._chars < 0:
             raise BudgetSpent("too many characters")
@@ -67,7 +72,8 @@ class RenderBudget:
         """The value itself, once its size has been paid for."""
         self.step()
         if isinstance(value, str):
-            self.chars(len(value))
+            self.fits(len(value))
+            self.chars(len(value) // _ASCII_SHARE if value.isascii() else len(value))
         elif isinstance(value, int):
             self.measure(value)
         elif isinstance(value, (list, tuple, dict)):

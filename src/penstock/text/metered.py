@@ -87,8 +87,8 @@ def concat(context: Context, values: list[Any]) -> str:
     """Joins the operands of `~`."""
     budget = budget_of(context)
     budget.step()
-    budget.chars(sum(budget.measure(value) for value in values))
-    return "".join(map(str, values))
+    budget.fits(sum(budget.measure(value) for value in values))
+    return str(budget.built("".join(map(str, values))))
 
 
 @pass_context

@@ -256,14 +256,15 @@ def _check_binop(budget: RenderBudget, operator: str, left: Any, right: Any) -> 
     sizes = [len(value) for value in (left, right) if isinstance(value, (str, list, tuple))]
     if operator == "*" and sizes:
         times = right if isinstance(right, int) else left
-        budget.chars(sizes[0] * max(0, times if isinstance(times, int) else 0))
+        budget.fits(sizes[0] * max(0, times if isinstance(times, int) else 0))
     elif operator == "+" and sizes:
-        budget.chars(sum(sizes))
+        budget.fits(sum(sizes))
 
 
 def _check_str_call(budget: RenderBudget, owner: str, name: str, args: tuple[Any, ...]) -> None:
     """Pays for what a string method is going to build."""
-    budget.chars(len(owner))
+    if name not in ("endswith", "startswith"):
+        budget.chars(len(owner))
     if name == "replace" and len(args) >= 2 and isinstance(args[0], str) and isinstance(args[1], str):
         budget.chars(owner.count(args[0]) * len(args[1]))
     elif name == "join" and args:
