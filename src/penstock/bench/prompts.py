@@ -190,7 +190,7 @@ class PromptMaker:
         for round in range(MAX_ROUNDS):
             self._change(draft, pieces, gap, round)
             if not pieces:
-                break
+                pieces.append(self._pieces.few[round % len(self._pieces.few)])
             prompt = draft.build(self._pieces.text(pieces, draft.first))
             count = self._count(prompt)
             if count == total:
