@@ -64,6 +64,17 @@ def test_turns_follow_each_other_after_thinking(stub: Stub) -> None:
     assert result.health.num_abandoned == 0
 
 
+def test_the_drain_begins_with_the_last_send(stub: Stub) -> None:
+    turns = [
+        Ask(turn, None if turn else 0.0, Script(first_ms=20).prompt, None, 1, session=1, turn=turn, think_s=0.5)
+        for turn in range(3)
+    ]
+    result = go(stub, turns, drain_s=0.3)
+    assert [one.outcome for one in result.seen] == [Outcome.OK] * 3 and result.duration_s > 1.0
+    held = go(stub, asks(8, 0.0, first_ms=100), max_in_flight=1, drain_s=0.3)
+    assert [one.outcome for one in held.seen] == [Outcome.OK] * 8
+
+
 def test_a_turn_that_has_its_own_arrival_is_not_early(stub: Stub) -> None:
     prompt = Script().prompt
     given = [Ask(0, 0.0, prompt, None, 1, session=5), Ask(1, 0.3, prompt, None, 1, session=5, turn=1)]

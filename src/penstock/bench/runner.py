@@ -26,6 +26,7 @@ else:
     from uvloop import new_event_loop as new_loop
 
 PROGRESS_S = 0.5
+LAST_SEND_S = 0.1  # how precisely the last send is known to the drain
 MAX_AHEAD = 64  # requests whose bytes are made before their time
 MAX_AHEAD_BYTES = 16 * 1024 * 1024
 SPARE_S = 0.005  # no bytes are made this close to an arrival
@@ -135,7 +136,7 @@ class Run:
         self.seen: list[Seen] = []
         self.texts: dict[int, str] = {}
         self.held: set[int] = set()
-        self._begun = self._sent = self._ended = self._ok = 0
+        self._begun = self._dropped = self._sent = self._ended = self._ok = 0
         self._failure: BaseException | None = None
         self._start_s = start_s
         self._client = Client(plan.endpoint, self.clock, keep_text=plan.keep_text)
@@ -203,6 +204,7 @@ class Run:
             if self.plan.stop_s is not None and arrival >= self.plan.stop_s:
                 return
             await self._until(arrival)
+            self._begun += len(group)
             self._start(self._converse(group, arrival, request))
 
     def _make_ahead(self, coming: Iterator[Conversation], ahead: deque[tuple[Conversation, bytes]], size: int) -> int:
@@ -224,34 +226,39 @@ class Run:
         while waiting and not self._stopped(self.clock()):
             group = waiting.popleft()
             request = self._client.request(group[0])
+            self._begun += len(group)
             await self._converse(group, self.clock(), request)
 
     async def _converse(self, group: Conversation, intended: float, request: bytes) -> None:
         """One conversation: each turn is due when the one before has ended and was thought about."""
-        self._begun += len(group)
         for index, ask in enumerate(group):
             if index:
                 request = self._client.request(ask)
                 if self._stopped(intended):
+                    self._dropped += len(group) - index
                     return
                 await self._until(intended)
             seen = Seen(ask.id, intended)
             self.seen.append(seen)
             await self._send(request, seen)
             if seen.outcome is not Outcome.OK or seen.end_s is None:
+                self._dropped += len(group) - index - 1
                 return
             if index + 1 < len(group):
                 intended = max(seen.end_s + ask.think_s, group[index + 1].arrival_s or 0.0)
 
     async def _send(self, request: bytes, seen: Seen) -> None:
-        self._sent += 1
         if self._gate is None:
-            text = await self._client.send(request, seen)
-        else:
-            if self._gate.locked():
-                self.held.add(seen.id)
-            async with self._gate:
-                text = await self._client.send(request, seen)
+            await self._send_now(request, seen)
+            return
+        if self._gate.locked():
+            self.held.add(seen.id)
+        async with self._gate:
+            await self._send_now(request, seen)
+
+    async def _send_now(self, request: bytes, seen: Seen) -> None:
+        self._sent += 1
+        text = await self._client.send(request, seen)
         self._ended += 1
         self._ok += seen.outcome is Outcome.OK
         if self.plan.keep_text:
@@ -277,6 +284,9 @@ class Run:
             left = due - self.clock()
 
     async def _drain(self) -> None:
+        """Waits for the sends that are still to come (turns, held requests), then for the answers."""
+        while self._tasks and self._sent + self._dropped < self._begun:
+            await asyncio.wait(self._tasks, timeout=LAST_SEND_S)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self.plan.drain_s)
 
