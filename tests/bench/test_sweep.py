@@ -8,7 +8,7 @@ from tests.bench.samples import queue_run
 
 from penstock.bench import sweep
 from penstock.bench.definitions import Objective, tokens_within
-from penstock.bench.records import Outcome
+from penstock.bench.records import Outcome, Window
 from penstock.bench.spread import blocks_of
 from penstock.bench.sweep import Curve, SweepPlan, analyse, falling, knee_of, run_sweep, sustained_rate
 from penstock.core import ConfigError
@@ -199,3 +199,13 @@ def test_a_runs_blocks_add_up_to_its_summary():
     waits = [o.chunks_s[0] - o.intended_s for o in good if window.begin_s <= o.intended_s < window.end_s]
     assert summary.latencies["ttft", 0.99].value == pytest.approx(np.quantile(waits, 0.99))
     assert summary.latencies["ttft", 0.5].low < summary.latencies["ttft", 0.5].high
+
+
+def test_a_run_with_one_request_or_none_is_a_point_too():
+    run = queue_run(10, CAPACITY, 5.0)
+    one = replace(run, seen=run.seen[:1], window=Window(0.0, np.nextafter(run.seen[0].intended_s, 9.0)))
+    first = replace(one, window=Window(run.seen[0].intended_s, np.nextafter(run.seen[0].intended_s, 9.0)))
+    none = replace(run, seen=(), window=Window(0.0, 5e-324))
+    late = replace(run, window=Window(9.0, 5.0))
+    found = analyse([run, one, first, none, late], TTFT)
+    assert [point.requests for point in found.points[1:]] == [1, 1, 0, 0] and found.knee is None

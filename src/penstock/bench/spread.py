@@ -22,6 +22,7 @@ MAX_BLOCKS = 20
 MIN_BLOCKS = 4
 REQUESTS_A_BLOCK = 5
 QUANTILE_RESAMPLES = 200
+MIN_WINDOW_S = 1e-6  # of a run with one request, or with none after its warm-up
 
 Numbers = npt.NDArray[np.float64]
 
@@ -91,7 +92,7 @@ def blocks_of(run: LoadRun, objectives: Sequence[Objective] = ()) -> Blocks:
         if seen.outcome is Outcome.OK:
             kept[block] += _note(seen, block, values, objectives)
     return Blocks(
-        seconds=(run.window.end_s - run.window.begin_s) / count,
+        seconds=length_of(run.window) / count,
         arrived=arrivals,
         good=_count([seen.end_s for seen in run.seen if seen.outcome is Outcome.OK], run.window, count),
         tokens=_tokens(run.seen, run.window, count),
@@ -127,11 +128,16 @@ def _tokens(seen: Sequence[Seen], window: Window, count: int) -> Numbers:
         if one.output_tokens and came:
             times.extend(came)
             shares.extend([one.output_tokens / len(came)] * len(came))
-    at = (np.asarray(times) - window.begin_s) / (window.end_s - window.begin_s) * count
+    at = (np.asarray(times) - window.begin_s) / length_of(window) * count
     inside = (at >= 0) & (np.asarray(times) < window.end_s)
     blocks = np.minimum(at[inside].astype(np.int64), count - 1)
     return np.bincount(blocks, np.asarray(shares)[inside], count).astype(np.float64)
 
 
 def _block_of(at_s: float, window: Window, count: int) -> int:
-    return min(count - 1, int((at_s - window.begin_s) / (window.end_s - window.begin_s) * count))
+    return min(count - 1, int((at_s - window.begin_s) / length_of(window) * count))
+
+
+def length_of(window: Window) -> float:
+    """Seconds of a window, never nought."""
+    return max(window.end_s - window.begin_s, MIN_WINDOW_S)
