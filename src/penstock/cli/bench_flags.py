@@ -19,8 +19,18 @@ import typer
 from penstock.core import ConfigError
 
 if TYPE_CHECKING:
-    from penstock.bench import Arrivals, Endpoint, Objective, RunPlan, Target, TokenCounter, Workload
+    from penstock.bench import (
+        Arrivals,
+        Endpoint,
+        Objective,
+        PromptMaker,
+        RunPlan,
+        Target,
+        TokenCounter,
+        Workload,
+    )
 
+SPARE_TOKENS = 4  # a trace's prompts have at least so much text besides the template, enough for many different ones
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
@@ -172,7 +182,7 @@ def plan_of(endpoint: Endpoint, load: LoadFlags) -> RunPlan:
 
 
 def workload_of(
-    load: LoadFlags, arrivals: Arrivals | None, max_model_tokens: int | None, seed: int, counter: TokenCounter
+    load: LoadFlags, arrivals: Arrivals | None, max_model_tokens: int | None, seed: int, maker: PromptMaker
 ) -> Workload:
     """The workload that the flags name.
 
@@ -200,10 +210,11 @@ def workload_of(
             time_factor=load.time_factor,
             rate_factor=load.rate_factor,
         ),
+        min_prompt_tokens=maker.least_tokens + SPARE_TOKENS,
         max_model_tokens=max_model_tokens,
         ignore_eos=not load.natural_ends,
     )
-    return bench.named_workload(load.workload, options, counter)
+    return bench.named_workload(load.workload, options, maker.counter)
 
 
 def objectives_of(load: LoadFlags) -> tuple[Objective, ...]:

@@ -54,7 +54,7 @@ def serve(url: Url, model: Model = None, arrivals: Arrive = None, *, load: LoadF
     chosen = bench.parse_arrivals(arrivals) if arrivals else None
     endpoint, context = endpoint_of(url, model, load)
     with opened("server", endpoint, load) as target:
-        workload = workload_of(load, chosen, context, load.seed, target.maker.counter)
+        workload = workload_of(load, chosen, context, load.seed, target.maker)
         told(workload)
         origin = origin_of(load, [endpoint])
         with bench_show.progress("load") as report:
@@ -88,7 +88,7 @@ def sweep(
 
         def at(rate: float, round: int) -> Workload:
             kind = bench.Poisson(rate) if burstiness is None else bench.Gamma(rate, burstiness)
-            return workload_of(load, kind, context, load.seed + round, target.maker.counter)
+            return workload_of(load, kind, context, load.seed + round, target.maker)
 
         def one(rate: float, round: int) -> LoadRun:
             with bench_show.progress(f"{rate:g}/s") as report:
@@ -127,7 +127,7 @@ def compare(
         targets = sides(endpoints, load, stack)
 
         def at(label: str, round: int) -> Workload:
-            return workload_of(load, chosen, shortest, load.seed + round, targets[label].maker.counter)
+            return workload_of(load, chosen, shortest, load.seed + round, targets[label].maker)
 
         def one(label: str, round: int) -> LoadRun:
             with bench_show.progress(f"{label}, round {round + 1}") as report:
@@ -179,7 +179,9 @@ def told(workload: Workload) -> None:
     """Says what is to be sent, and what does not fit."""
     options.tell(f"{workload.name}: {len(workload.items)} requests")
     if workload.left_out:
-        options.tell(f"{workload.left_out} requests would not have fitted into the model and are left out")
+        options.tell(
+            f"{workload.left_out} requests are left out: too long for the model, or too short for exact prompts"
+        )
 
 
 def record_of(
