@@ -16,6 +16,7 @@ from penstock.model.repo_cache import RepoCache, find_pulled
 BUNDLED = Path(__file__).parents[2] / "src/penstock/models/bundled"
 WEIGHTS = (BUNDLED / "model.safetensors").read_bytes()
 OLD = Repo({"config.json": b"{}", "model.safetensors": WEIGHTS})
+PARTS = ("m-q8_0-00001-of-00002.gguf", "m-q8_0-00002-of-00002.gguf")
 NEW = Repo({"config.json": b"{} ", "model.safetensors": WEIGHTS}, commit="b" * 40)
 
 
@@ -87,6 +88,19 @@ def test_verify_names_every_file_and_forgives_a_copy(hub: Hub) -> None:
     assert [fault.split(":")[0].rsplit("/", 1)[-1] for fault in found.faults] == ["config.json", "model.safetensors"]
     with pytest.raises(ModelFileError, match="org/tiny: not pulled here"):
         verify(hub.cache, hub_reference("org/tiny"), "v7", lambda path: None)
+
+
+def test_a_file_pulled_by_its_name_is_found_by_its_type_and_verified_by_either(hub: Hub, stub: StubHub) -> None:
+    stub.repos["org/m"] = Repo({name: name.encode() for name in ("m-Q4_K_M.gguf", *PARTS)})
+    path = pull(hub, "org/m/m-q8_0-00001-of-00002.gguf")
+    assert find_pulled("org/m:Q8_0", None, cache=hub.cache) == path
+    assert find_pulled("org/m:Q4_K_M", None, cache=hub.cache) is None
+    for name in ("org/m:Q8_0", "org/m/m-q8_0-00001-of-00002.gguf", "org/m"):
+        (found,) = verify(hub.cache, hub_reference(name), None, lambda path: None)
+        assert (found.num_files, found.faults) == (2, ())
+    for name in ("org/m:Q4_K_M", "org/m/m-Q4_K_M.gguf"):
+        with pytest.raises(ModelFileError, match="not pulled here"):
+            verify(hub.cache, hub_reference(name), None, lambda path: None)
 
 
 def test_a_foreign_link_in_the_cache_frees_nothing_outside(hub: Hub, stub: StubHub, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from tests.model.hub_stub import Repo, StubHub, entry, serve
 
 from penstock.core import ModelFileError, PenstockError
 from penstock.model import open_checkpoint
-from penstock.model.cached import verify
 from penstock.model.hub import Hub, Watcher, hub_reference, resolve_model
 from penstock.model.manifest import read_manifest
 from penstock.model.repo_cache import RepoCache, cache_folder, find_pulled
@@ -369,19 +368,6 @@ def test_gguf_by_type_by_file_and_by_parts(hub: Hub, stub: StubHub) -> None:
     assert "3 GGUF models and no safetensors: BF16, Q4_K_M, Q8_0. hint: say which: org/m:BF16" in refusal(hub, "org/m")
     assert "this file is not: BF16/m-00001-of-00002.gguf" in refusal(hub, "org/m:BF16")
     assert "this file is not: other.gguf" in refusal(hub, "org/m/other.gguf")
-
-
-def test_a_file_pulled_by_its_name_is_found_by_its_type_and_verified_by_either(hub: Hub, stub: StubHub) -> None:
-    stub.repos["org/m"] = GGUF
-    path = pull(hub, "org/m/m-q8_0-00001-of-00002.gguf").path
-    assert find_pulled("org/m:Q8_0", None, cache=hub.cache) == path
-    assert find_pulled("org/m:Q4_K_M", None, cache=hub.cache) is None
-    for name in ("org/m:Q8_0", "org/m/m-q8_0-00001-of-00002.gguf", "org/m"):
-        (found,) = verify(hub.cache, hub_reference(name), None, lambda path: None)
-        assert (found.num_files, found.faults) == (2, ())
-    for name in ("org/m:Q4_K_M", "org/m/m-Q4_K_M.gguf"):
-        with pytest.raises(ModelFileError, match="not pulled here"):
-            verify(hub.cache, hub_reference(name), None, lambda path: None)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,8 @@ def test_a_templates_own_message_reaches_the_caller():
         "{{ messages[0]['x']() }}",
         "{{ ''.__class__ + 1 }}",
         "{{ 1 + 'a' }}",
+        "{{ 1e999 }}",
+        "{{ cycler() }}",
     ],
 )
 def test_template_errors_are_one_quiet_line(source):

@@ -75,7 +75,7 @@ class CompiledTemplate:
             raise InvalidRequest(f"Chat template: {reason}.", param="messages") from None
         except (BudgetSpent, RecursionError, MemoryError, TemplateError) as error:
             raise InvalidRequest(f"Chat template: {render_error(error)}.", param="messages") from None
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        except Exception as error:  # what a template's code may raise has no end: NameError of 1e999 is one
             raise InvalidRequest(f"Chat template: {render_error(error)}.", param="messages") from None
         return "".join(pieces)
 
