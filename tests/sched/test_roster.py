@@ -1,12 +1,14 @@
 """Slots, memory that runs out, and that it always goes on."""
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.sched.rig import KINDS, Rig
+from tests.sched.rig import FULL, KINDS, Rig
 
-from penstock.core import FinishReason
+from penstock.core import FinishReason, KvGroup
 from penstock.sched import policy
 
+FAR = KvGroup("far", (3,), 1, window=20)
 GROUPS = st.sampled_from(KINDS)
 
 
@@ -108,3 +110,14 @@ def test_the_protected_are_never_chosen():
     assert policy.choose_victim(jobs, old, 2) is new
     assert policy.choose_victim(jobs, new, 2) is None, "an ordinary job takes from newer ones only"
     assert policy.choose_victim(jobs, protected, 2) is new
+
+
+@pytest.mark.parametrize("groups", [(FAR,), (FULL, FAR)])
+def test_samples_that_share_a_window_leave_it_and_need_pages_of_their_own(groups):
+    # Both are protected from the start: what is set aside must suffice. Of FAR one sequence holds 8 pages, two hold 16.
+    choices = dict(max_model_tokens=90, max_step_tokens=4, max_running=2, max_preemptions=0)
+    rig = Rig(groups, pages=(40, 11)[-len(groups) :], **choices)
+    rig.add("twins", range(30), n=2, max_tokens=50, eos=())
+    rig.add("first", range(30), max_tokens=50, eos=())
+    rig.run()
+    rig.compare()

@@ -61,7 +61,7 @@ class KvManager:
         self._index = PrefixIndex(config.page_tokens)
         self._open: dict[int, Holding] = {}
         self._nothing: tuple[tuple[int, ...], ...] = ((),) * len(groups)
-        self._promised, self._zeros = [0] * len(groups), [0] * len(groups)
+        self._promised = [0] * len(groups)
         self.queries_tokens = self.hits_tokens = self.gains = 0
 
     # Sizes.
@@ -102,10 +102,19 @@ class KvManager:
 
     def need(self, num_tokens: int) -> list[int]:
         """Pages that a sequence of so many tokens holds at most, by group (a window: its last pages and a chunk)."""
-        return self._need(num_tokens, self._chunk_pages)
+        return [pages_needed(num_tokens, window, self._page_tokens, self._chunk_pages) for window in self._windows]
 
-    def _need(self, num_tokens: int, chunk_pages: int) -> list[int]:
-        return [pages_needed(num_tokens, window, self._page_tokens, chunk_pages) for window in self._windows]
+    def takes(self, num_tokens: int, num_found: int, unheld: Collection[int]) -> list[int]:
+        """Pages that leave the available ones at most, by group, for so many tokens whose first pages were found.
+
+        Args:
+            num_tokens: of the sequence.
+            num_found: pages that it starts with.
+            unheld: of these, those that nobody held, by group.
+        """
+        left = -(-num_tokens // self._page_tokens) - num_found
+        need = self.need(num_tokens)
+        return [max(0, min(left, most - new)) + new for most, new in zip(need, unheld, strict=True)]
 
     def fits(self, num_tokens: int) -> bool:
         """Whether a sequence of so many tokens fits when it is alone."""
@@ -215,13 +224,19 @@ class KvManager:
     def _promise(self, holding: Holding) -> None:
         """Brings what is set aside up to date after the sequence's tables changed.
 
-        Beside a window, a chunk of what is left to compute: one token at a time once the prompt is done.
+        Beside a window, a chunk of what is left to compute: one token at a time once the prompt is done. Pages that
+        others hold too are not counted there: when the window has passed them, they are not free for other use.
         """
-        sequence = holding.sequence
-        chunk = chunk_now(len(sequence.tokens) - sequence.num_computed, self._page_tokens, self._depth)
-        need = self._need(holding.reserved, min(chunk, self._chunk_pages)) if holding.reserved else self._zeros
+        sequence, size = holding.sequence, self._page_tokens
+        chunk = min(chunk_now(len(sequence.tokens) - sequence.num_computed, size, self._depth), self._chunk_pages)
+        total = -(-holding.reserved // size)
         for group, table in enumerate(sequence.tables):
-            owed = max(0, need[group] - len(table) + holding.trimmed[group])
+            owed, window = total - len(table), self._windows[group]
+            if window is not None and owed > 0:
+                refs = self._pools[group].refs
+                own = sum([refs[page] == 1 for page in table[holding.trimmed[group] :]])
+                owed = min(owed, pages_needed(holding.reserved, window, size, chunk) - own)
+            owed = max(0, owed)
             self._promised[group] += owed - holding.promised[group]
             holding.promised[group] = owed
 
@@ -232,12 +247,6 @@ class KvManager:
             return False
         trimmed = self._open[source.id].trimmed
         return all(first <= self._first_kept(group, computed) for group, first in enumerate(trimmed))
-
-    def shared_by_fork(self, target: Sequence) -> list[int]:
-        """Full pages that a fork shares, by group."""
-        computed = target.num_prompt - 1
-        full = computed // self._page_tokens
-        return [max(0, full - self._first_kept(group, computed)) for group in range(len(self._pools))]
 
     def fork(self, source: Sequence, target: Sequence, keys: list[bytes]) -> tuple[PageCopy, ...] | None:
         """Shares the source's prompt with a sample of the same request; the last prompt token is left to compute.

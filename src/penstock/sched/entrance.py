@@ -163,16 +163,12 @@ class Entrance:
 
     def _pages_taken(self, job: Job, reserved: int, match: Match | None, fork: bool) -> list[int]:
         """Pages that leave the spare ones when the job enters, by group."""
-        need = self._kv.need(reserved)
         if fork:
-            shared = self._kv.shared_by_fork(job.sequence)
-            return [max(1, pages - held) for pages, held in zip(need, shared, strict=True)]
+            full = (job.sequence.num_prompt - 1) // self._config.page_tokens
+            return [max(1, pages) for pages in self._kv.takes(reserved, full, (0,) * self._kv.num_groups)]
         if match is None:
-            return need
-        return [
-            max(0, pages - held) + unheld
-            for pages, held, unheld in zip(need, match.num_held, match.num_unheld, strict=True)
-        ]
+            return self._kv.need(reserved)
+        return self._kv.takes(reserved, len(match.entries), match.num_unheld)
 
     def _fork(self, job: Job, source: Job) -> bool:
         copies = self._kv.fork(source.sequence, job.sequence, job.keys)
