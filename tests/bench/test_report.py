@@ -131,3 +131,16 @@ def test_a_report_is_written_or_refused(tmp_path):
         report([])
     with pytest.raises(ConfigError, match="can't be written"):
         write_report(tmp_path / "a" / "r.html" / "x.html", [serve_record()])
+
+
+@pytest.mark.parametrize("kind", ["serve", "sweep"])
+def test_times_that_make_no_sense_are_still_a_page(kind):
+    run = samples.queue_run(10, 20.0, 3.0)
+    first = run.seen[0]
+    odd = [
+        replace(first, id=1000, intended_s=-5e8, sent_s=9e8, chunks_s=[0.0, 9e8], end_s=-9e8),
+        replace(first, id=1001, intended_s=2.0, chunks_s=[1.0, 1.0], end_s=None, output_tokens=0),
+        replace(first, id=1002, intended_s=2.0, chunks_s=[], finish_s=None, end_s=0.0, output_tokens=2**53),
+    ]
+    strange = replace(run, seen=(*run.seen, *odd), duration_s=-1.0, rate=-3.0)
+    assert "Requests" in Page(report([samples.record(kind, [strange], objectives=OBJECTIVES)])).words

@@ -76,6 +76,16 @@ def test_rounding_of_times_does_not_add_up(times):
         (lambda w: w["record"]["runs"][0]["seen"][1].update(id=0), "twice among seen of run 0"),
         (lambda w: w["record"]["runs"][0]["window"].update(end_s=-1), "ends before it begins"),
         (lambda w: w["record"]["objectives"][0].update(metric="speed"), "objective of 'speed'"),
+        (lambda w: w["record"]["objectives"].append({"metric": "ttft", "limit_s": 1.0}), "objective twice"),
+        (lambda w: w["record"]["objectives"][0].update(limit_s=0), "positive limit"),
+        (lambda w: w["record"].update(price_per_hour=-1), "a price of -1"),
+        (lambda w: w["record"]["origin"]["machine"]["limits"][0].update(what="luck"), "limits of a machine"),
+        (lambda w: w["record"]["origin"]["machine"]["limits"][0]["rate"].update(low=0), "limits of a machine"),
+        (lambda w: w["record"]["origin"]["machine"].update(threads=3), "limits of a machine"),
+        (lambda w: w["record"]["steps"][0]["seconds"].update(low=0), "step whose seconds"),
+        (lambda w: w["record"]["runs"][0]["seen"][0].update(end_s=1e12), "time beyond 1e+09 s in run 0"),
+        (lambda w: w["record"]["runs"][0]["seen"][0].update(chunk_gaps_us=[2**52]), "time beyond 1e+09 s in run 0"),
+        (lambda w: w["record"]["runs"][1]["window"].update(begin_s=-1e12), "time beyond 1e+09 s in run 1"),
         (lambda w: w["record"].update(runs={}), "not a list"),
         (lambda w: w.update(record=[1]), "record is list, not Record"),
         (lambda w: w["record"].update(title=None), "title is None, not text"),
@@ -163,7 +173,7 @@ def test_a_run_is_recorded_without_prompts_and_an_endpoint_without_keys(tmp_path
     endpoint = Endpoint("https://host:9/x", "m", api_key="sk-1")
     run = load_run(Facts(RunPlan(endpoint, users=4), asks, result, Window(0.0, 2.0)), "A", round=3)
     assert [one.turn for one in run.asked] == [0, 1] and run.invalid == ("late",) and run.round == 3
-    assert run.users == 4 and [one.number for one in run.pitfalls][0] == 1
+    assert run.users == 4 and run.pitfalls[0].number == 1
     record = replace(samples.record(runs=[run]), configuration={"endpoint": endpoint_facts(endpoint)})
     write_record(tmp_path / "r.json", record)
     text = (tmp_path / "r.json").read_text()

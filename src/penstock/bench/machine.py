@@ -83,6 +83,14 @@ class MachineLimits:
         return 1e9 * next(one.rate.value for one in self.limits if one.what == what and one.threads == self.threads)
 
 
+def is_complete(machine: MachineLimits) -> bool:
+    """Whether limits that were read from somewhere have all figures that shares are taken of, known and positive."""
+    whole = {(one.what, one.threads) for one in machine.limits}
+    return {(what, machine.threads) for what in UNITS} <= whole and all(
+        one.what in UNITS and 0 < one.rate.low <= one.rate.value <= one.rate.high for one in machine.limits
+    )
+
+
 def measure_machine(
     threads: int | None = None,
     isa: str | None = None,

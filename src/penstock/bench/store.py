@@ -20,6 +20,7 @@ from penstock.bench.client import Endpoint
 from penstock.bench.definitions import METRICS, Objective
 from penstock.bench.health import Health
 from penstock.bench.json_form import from_json, to_json
+from penstock.bench.machine import is_complete
 from penstock.bench.origin import Origin
 from penstock.bench.pitfalls import Facts, Pitfall, pitfalls
 from penstock.bench.records import Seen, Window
@@ -29,6 +30,7 @@ from penstock.core import ConfigError, check_json_bounds, limits
 SCHEMA = "penstock.bench"
 VERSION = 1
 MICRO = 1_000_000
+MAX_TIME_S = 1e9
 KINDS = ("serve", "sweep", "compare", "machine", "engine", "figures")
 TIMES = ("intended_s", "sent_s", "connect_s", "headers_s", "finish_s", "end_s")
 
@@ -287,22 +289,43 @@ def _unpacked(value: Any, where: str) -> Any:
 
 
 def _check(record: Record, source: Path) -> None:
-    """Passes a record whose parts fit each other.
+    """Passes a record whose parts fit each other and whose numbers can be computed with.
 
     Raises:
         ConfigError: they don't.
     """
     if record.kind not in KINDS:
         raise _refused(source, f"is of kind {record.kind[:40]!r}; known are {', '.join(KINDS)}")
-    for objective in record.objectives:
-        if objective.metric not in METRICS:
-            raise _refused(source, f"has an objective of {objective.metric[:40]!r}; known are {', '.join(METRICS)}")
+    metrics = [one.metric for one in record.objectives]
+    if len(set(metrics)) < len(metrics) or any(one.limit_s <= 0 for one in record.objectives):
+        raise _refused(source, "has an objective twice, or one without a positive limit")
+    for name in metrics:
+        if name not in METRICS:
+            raise _refused(source, f"has an objective of {name[:40]!r}; known are {', '.join(METRICS)}")
+    if record.price_per_hour is not None and record.price_per_hour < 0:
+        raise _refused(source, f"has a price of {record.price_per_hour:g} an hour")
+    machine = record.origin.machine
+    if machine is not None and not is_complete(machine):
+        raise _refused(source, "has limits of a machine that are unknown, missing or not positive")
+    for step in record.steps:
+        if not (0 < step.seconds.low <= step.seconds.value <= step.seconds.high and step.limit_s >= 0):
+            raise _refused(source, "has a step whose seconds are not positive or not within their interval")
     for index, run in enumerate(record.runs):
-        for name, ids in (("seen", [one.id for one in run.seen]), ("asked", [one.id for one in run.asked])):
-            if len(set(ids)) < len(ids):
-                raise _refused(source, f"has a request twice among {name} of run {index}")
-        if run.window.begin_s > run.window.end_s:
-            raise _refused(source, f"has a window that ends before it begins in run {index}")
+        _check_run(run, f"run {index}", source)
+
+
+def _check_run(run: LoadRun, where: str, source: Path) -> None:
+    for name, ids in (("seen", [one.id for one in run.seen]), ("asked", [one.id for one in run.asked])):
+        if len(set(ids)) < len(ids):
+            raise _refused(source, f"has a request twice among {name} of {where}")
+    if run.window.begin_s > run.window.end_s:
+        raise _refused(source, f"has a window that ends before it begins in {where}")
+    times: list[float | None] = [run.window.begin_s, run.window.end_s, run.duration_s, run.rate]
+    for one in run.seen:
+        times.extend((one.intended_s, one.sent_s, one.connect_s, one.headers_s, one.finish_s, one.end_s))
+        times.extend((*one.chunks_s[-1:], one.retry_after_s))  # chunks ascend
+    if any(time is not None and not -MAX_TIME_S <= time <= MAX_TIME_S for time in times):
+        raise _refused(source, f"has a time beyond {MAX_TIME_S:g} s in {where}")
 
 
 def _refused(source: Path, why: str) -> ConfigError:
