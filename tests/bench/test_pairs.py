@@ -50,6 +50,14 @@ def test_random_requests_take_them_from_a_file(tmp_path: Path) -> None:
     assert workload.facts["files"] == ["lengths.csv"]
 
 
+def test_pairs_too_short_for_a_template_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = file(tmp_path, "prompt_tokens,output_tokens\n10,100\n20,200\n")
+    options = WorkloadOptions(arrivals=Poisson(1.0), num_requests=50, files=(path,), min_prompt_tokens=11)
+    workload = named_workload("random", options)
+    assert {item.prompt_tokens for item in workload.items} == {20}
+    assert workload.left_out > 20
+
+
 def test_sessions_take_none(tmp_path: Path) -> None:
     path = file(tmp_path, "prompt_tokens,output_tokens\n10,100\n")
     with pytest.raises(ConfigError, match="1 files"):

@@ -47,7 +47,7 @@ class WorkloadOptions:
         think_s: mean pause before a later turn; pauses are exponential.
         files: of a trace, or of random requests' lengths.
         scaling: the part of a trace and what is done to its times.
-        min_prompt_tokens: of a trace, shorter prompts are left out: a template may take more than they have.
+        min_prompt_tokens: of what files say, shorter prompts are left out: a template may take more than they have.
         max_model_tokens: what prompt and answer must fit in; None leaves nothing out.
         ignore_eos: whether answers are exactly as long as asked for.
     """

@@ -58,7 +58,8 @@ def random_requests(options: WorkloadOptions) -> Workload:
                 prefix = int(choices.integers(options.num_prefixes))
                 parts = (Part((PREFIX, options.seed, prefix), options.prefix_tokens), *parts)
             item = Planned(arrival_s=None, parts=parts, max_tokens=output)
-            if options.fits(item.prompt_tokens + output):
+            short = bool(options.files) and prompt < options.min_prompt_tokens
+            if not short and options.fits(item.prompt_tokens + output):
                 yield item
             else:
                 skipped.append(index)
