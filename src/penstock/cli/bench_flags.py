@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
@@ -54,7 +55,11 @@ class LoadFlags:
         float | None, typer.Option(min=0, metavar="SECONDS", help="Does not count; a tenth of the time if left out.")
     ] = None
     drain: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Wait for answers after the last send.")] = 60.0
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of everything drawn.")] = 0
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of arrivals, lengths and everything else drawn.")] = 0
+    text_seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Of prompts' texts; a new one if left out: none was sent before."),
+    ] = None
     distinct: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Use so many different prompts again and again.")
     ] = None
@@ -84,6 +89,9 @@ class LoadFlags:
         int | None, typer.Option(min=1, metavar="N", help="Hold requests back beyond it; counted and told.")
     ] = None
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="Clients side by side.")] = 1
+    max_lag: Annotated[
+        float, typer.Option(min=0, metavar="MS", help="A run in which the client itself is later (p99) is invalid.")
+    ] = 20.0
     objectives: Annotated[
         str | None, typer.Option(metavar="LIST", help="Such as ttft=200ms,tpot=50ms: goodput counts by them.")
     ] = None
@@ -110,6 +118,8 @@ def takes_load(verb: Callable[..., None]) -> Callable[..., None]:
     @wraps(verb)
     def whole(**given: Any) -> None:
         load = LoadFlags(**{name: given.pop(name) for name in names})
+        if load.text_seed is None:  # the texts of an earlier run may still be in the server's cache
+            load = replace(load, text_seed=secrets.randbits(48))
         verb(**given, load=load)
 
     whole.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
@@ -164,7 +174,7 @@ def opened(label: str, endpoint: Endpoint, load: LoadFlags) -> Iterator[Target]:
             from penstock.text import load_tokenizer
 
             counter = bench.LocalCounter(load_tokenizer(load.tokenizer))
-        maker = bench.PromptMaker(counter, kind, load.seed)
+        maker = bench.PromptMaker(counter, kind, load.text_seed or 0)
         yield bench.Target(label, plan_of(endpoint, load), maker, load.warmup)
 
 
@@ -178,6 +188,7 @@ def plan_of(endpoint: Endpoint, load: LoadFlags) -> RunPlan:
         drain_s=load.drain,
         warm_connections=8,
         processes=load.processes,
+        bounds=bench.LagBounds(load.max_lag / 1e3, load.max_lag / 1e3),
     )
 
 

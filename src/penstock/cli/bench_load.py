@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -62,7 +62,7 @@ def serve(url: Url, model: Model = None, arrivals: Arrive = None, *, load: LoadF
     record = record_of("serve", origin, [endpoint], (run,), load, workload)
     bench_show.save(record, load.json, load.html)
     tables = [bench.latency_table(run), bench.rates_table(run, record.objectives, load.price)]
-    finish(record, [*tables, bench.outcomes_table([run])])
+    finish(record, tables)
 
 
 @takes_load
@@ -100,8 +100,7 @@ def sweep(
     record = record_of("sweep", origin, [endpoint], runs, load, first)
     bench_show.save(record, load.json, load.html)
     found = bench.analyse(runs, record.objectives)
-    tables = [bench.sweep_table(found.points), bench.outcomes_table(runs)]
-    finish(record, tables, [*findings(found), *found.notes])
+    finish(record, [bench.sweep_table(found.points)], [*findings(found), *found.notes])
 
 
 @takes_load
@@ -141,7 +140,7 @@ def compare(
         options.tell(f"{label} is {endpoint.url}, {endpoint.model}")
     bench_show.save(record, load.json, load.html)
     compared = bench.compare_runs(runs, record.objectives)
-    finish(record, [bench.comparison_table(compared), bench.outcomes_table(runs)], compared.notes)
+    finish(record, [bench.comparison_table(compared)], compared.notes)
 
 
 def sides(endpoints: list[Endpoint], load: LoadFlags, stack: ExitStack) -> dict[str, Target]:
@@ -197,12 +196,17 @@ def record_of(
 
     configuration: dict[str, Any] = {
         "endpoints": [bench.endpoint_facts(endpoint) for endpoint in endpoints],
-        "workload": {"name": workload.name, "left_out": workload.left_out, **workload.facts},
+        "workload": {
+            "name": workload.name,
+            "left_out": workload.left_out,
+            "text_seed": load.text_seed,
+            **workload.facts,
+        },
         "client": {
             "processes": load.processes,
             "max_in_flight": load.max_in_flight,
             "drain_s": load.drain,
-            "bounds": asdict(bench.LagBounds()),
+            "max_lag_ms": load.max_lag,
         },
     }
     title = " and ".join(f"{endpoint.model} at {endpoint.url}" for endpoint in endpoints)
@@ -217,11 +221,14 @@ def record_of(
     )
 
 
-def finish(record: Record, tables: Sequence[Table], notes: Sequence[str] = ()) -> None:
-    """Prints, warns, and exits with 1 where no run is valid."""
-    bench_show.show(tables)
+def finish(record: Record, figures: Sequence[Table], notes: Sequence[str] = ()) -> None:
+    """Prints, warns, and exits with 1 where no run is valid, whose figures are not shown."""
+    from penstock import bench
+
+    valid = any(not run.invalid for run in record.runs)
+    bench_show.show([*(figures if valid else ()), bench.outcomes_table(record.runs)])
     bench_show.warn(record.runs)
-    for note in notes:
+    for note in notes if valid else ("invalid: the figures are not shown; a record (--json) has every time.",):
         options.tell(note)
-    if all(run.invalid for run in record.runs):
+    if not valid:
         raise typer.Exit(1)
