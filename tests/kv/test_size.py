@@ -83,7 +83,7 @@ def test_where_memory_is_short_no_group_runs_out_long_before_another(budget: KvB
 @given(
     st.integers(1, 60),
     st.integers(1, 200_000),
-    st.integers(0, 4096),
+    st.integers(1, 4096),
     st.lists(st.tuples(st.integers(5_000, 10**6), st.none() | st.integers(1, 50_000)), min_size=1, max_size=3),
     st.booleans(),
 )
@@ -100,7 +100,7 @@ def test_what_is_chosen_holds_a_sequence_and_stays_within_the_budget(
     assert size.kv_bytes <= megabytes * 10**6
     assert size.max_model_tokens <= context
     assert (size.max_model_tokens < context) == bool(size.cut)
-    config = EngineConfig(size.max_model_tokens, 100, size.pages, max_step_tokens=max(1, chunk), page_tokens=32)
+    config = EngineConfig(size.max_model_tokens, 100, size.pages, max_step_tokens=chunk, page_tokens=32)
     assert KvManager(groups, config).fits(size.max_model_tokens)
     assert size.room(size.max_model_tokens) >= 1
 
