@@ -1,8 +1,10 @@
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.core import ModelFileError
 from penstock.text.vocab import ControlToken, ControlTokens
 
 CONTROLS = ControlTokens(
@@ -61,3 +63,13 @@ def test_the_property_fails_without_edges():
     assert not list(CONTROLS.occurrences("s>")) and list(CONTROLS.occurrences("<" + "s>"))
     assert CONTROLS.risky("s>") == [(0, 2)]
     assert CONTROLS.risky("x <|a") == [(2, 5)]
+
+
+def test_spellings_whose_beginnings_would_take_the_machine_are_refused():
+    with pytest.raises(ModelFileError, match="a control token of 100001 characters; at most 512"):
+        ControlTokens([ControlToken(0, "<" + "[" * 100_000)])
+    many = [ControlToken(id, f"{id:0512}") for id in range(300)]
+    with pytest.raises(ModelFileError, match="300 control tokens with 39321600 characters in their beginnings"):
+        ControlTokens(many)
+    assert len(ControlTokens(many[:200]).ids) == 200
+    assert len(ControlTokens([ControlToken(id, f"<unused{id}>") for id in range(20_000)]).ids) == 20_000

@@ -60,6 +60,7 @@ MAX_TOKENIZER_BYTES: Final = 64 * 1024 * 1024
 MAX_TOKENIZER_VALUES: Final = 3_000_000  # the largest published vocabularies have under two million
 MAX_PIECE_CHARS: Final = 512
 MAX_ADDED_TOKENS: Final = 65_536
+MAX_CONTROL_PARTS: Final = 2**25  # characters of all beginnings of all control tokens
 MAX_PATTERN_CHARS: Final = 4096
 MAX_PATTERNS: Final = 64
 MAX_SAFETENSORS_HEADER_BYTES: Final = 20 * 1024 * 1024

@@ -132,7 +132,7 @@ def build_rank_bpe(model: RankModel) -> HfTokenizer:
     parts = set(names)
     if len(parts) != len(names) or not parts >= set(letters.values()):
         raise ModelFileError("tokens repeat, or not every byte is a token.")
-    if max(map(len, names)) > limits.MAX_PIECE_CHARS:
+    if max(map(len, (*names, *model.special))) > limits.MAX_PIECE_CHARS:
         raise ModelFileError(f"a token is longer than {limits.MAX_PIECE_CHARS} bytes.")
     if clash := sorted(parts & model.special.keys()):
         raise ModelFileError(f"{clash[0]!r} is both an ordinary and a special token.")

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from penstock.core import ModelFileError, limits
+
 _LOOKS_LIKE_CONTROL = re.compile(r"<[|｜].*[|｜]>|\[/?INST\]|<(start|end)_of_turn>")  # <s> may be HTML
 
 
@@ -37,16 +39,35 @@ class ControlToken:
     single_word: bool = False
 
 
+def _check_lengths(lengths: list[int]) -> None:
+    """Passes spellings whose beginnings and ends, which are kept, take little memory.
+
+    Raises:
+        ModelFileError: they would take much.
+    """
+    if (longest := max(lengths, default=0)) > limits.MAX_PIECE_CHARS:
+        raise ModelFileError(f"a control token of {longest} characters; at most {limits.MAX_PIECE_CHARS} are taken.")
+    if (parts := sum(length * length // 2 for length in lengths)) > limits.MAX_CONTROL_PARTS:
+        raise ModelFileError(
+            f"{len(lengths)} control tokens with {parts} characters in their beginnings; at most "
+            f"{limits.MAX_CONTROL_PARTS} are taken."
+        )
+
+
 class ControlTokens:
     """The control tokens of a vocabulary: by id, by spelling, and found in text.
 
     Args:
         tokens: the control tokens; empty spellings are ignored in text.
         unknown: the one that stands for characters the vocabulary lacks; it may come out of ordinary text.
+
+    Raises:
+        ModelFileError: a spelling is longer than any real one, or all together are.
     """
 
     def __init__(self, tokens: list[ControlToken], unknown: int | None = None) -> None:
         spelled = [token for token in tokens if token.text]
+        _check_lengths([len(token.text) for token in spelled])
         self.ids = frozenset(token.id for token in tokens)
         self.forbidden = self.ids - {unknown}
         self._by_text: Mapping[str, int] = {token.text: token.id for token in spelled}
