@@ -1,14 +1,16 @@
 from dataclasses import replace
 
 import pytest
+from tests.backend.reference import make_spec, random_weights, weight_map
 from tests.bench.samples import limits
 
 from penstock.assemble import find_model
 from penstock.backend.cpu import make_pool
 from penstock.bench import engine
 from penstock.bench.engine import EnginePlan, StepBench, bench_engine, check_plan
-from penstock.core import ConfigError
-from penstock.model import open_checkpoint
+from penstock.bench.work import Share
+from penstock.core import ConfigError, SamplingParams
+from penstock.model import Checkpoint, open_checkpoint
 
 PLAN = EnginePlan(streams=(1, 3), depths=(40, 70), prompts=(64, 33), mixed_prompt=16, steps=4, repeats=3)
 
@@ -71,6 +73,34 @@ def test_copied_sequences_hold_what_the_first_one_computed(pool):
         bench.sampled.clear()
         bench.decode(1, 40)  # control: another past
         assert [step[0] for step in bench.sampled if step] != [step[0] for step in steps]
+    finally:
+        bench.close()
+
+
+def window_model(windows, **changes):
+    """A checkpoint of random weights whose layers look back so far."""
+    spec = make_spec(num_heads=2, num_kv_heads=1, hidden=32, intermediate=32, vocab=61, **changes)
+    layer = spec.layers[0]
+    layers = tuple(replace(layer, attention=replace(layer.attention, window=window)) for window in windows)
+    spec = replace(spec, layers=layers)
+    return Checkpoint(
+        "m", spec, weight_map(random_weights(spec)), None, None, (), None, SamplingParams(), (("F32", 1),)
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_experts": 4, "experts_per_token": 2, "norm_topk": True}])
+def test_models_with_several_kv_groups_and_experts_are_measured(pool, changes):
+    plan = replace(PLAN, depths=(100,), streams=(2,), prompts=(64,))
+    bench = Watched(window_model([40, None], **changes), "m", plan, limits(), pool)
+    try:
+        assert bench._groups == 2
+        bench.fill(100)
+        bench.sampled.clear()
+        figure = bench.decode(2, 100)
+        assert all(len(step) == 2 and len(set(step)) == 1 for step in bench.sampled if step)
+        whole = Watched(window_model([None, None], **changes), "m", plan, limits(), pool)
+        whole.close()
+        assert figure.bytes < whole._work.needs([Share(104, 1)] * 2).bytes  # what lies behind a window is not read
     finally:
         bench.close()
 
