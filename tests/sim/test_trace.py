@@ -43,7 +43,9 @@ def test_bad_files_are_told(tmp_path, text):
 
 def test_files_that_are_no_text(tmp_path):
     path = tmp_path / "a.csv.gz"
-    for content in (b"no gzip", gzip.compress(HEADER.encode())[:20], gzip.compress(b"\xff\xfe")):
+    spoiled = bytearray(gzip.compress(HEADER.encode()))
+    spoiled[10] ^= 0xFF  # the kind of the first block
+    for content in (b"no gzip", gzip.compress(HEADER.encode())[:20], gzip.compress(b"\xff\xfe"), bytes(spoiled)):
         path.write_bytes(content)
         with pytest.raises(ConfigError):
             read_azure_trace(path, 10)

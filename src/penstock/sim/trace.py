@@ -9,6 +9,7 @@ Format: Azure LLM inference traces (Azure/AzurePublicDataset): CSV with TIMESTAM
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
@@ -40,7 +41,7 @@ def read_azure_trace(path: Path, max_rows: int) -> tuple[Arrival, ...]:
             if file.readline(MAX_LINE_CHARS).strip() != HEADER:
                 raise ConfigError(f"{path.name} does not start with {HEADER}.", param="trace")
             return tuple(_rows(path.name, islice(_lines(file), max_rows)))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise ConfigError(f"{path.name} cannot be read: {error}.", param="trace") from None
 
 
