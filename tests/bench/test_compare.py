@@ -56,7 +56,7 @@ def test_a_round_counts_for_both_sides_or_for_none():
     runs = both()
     runs[3] = replace(runs[3], invalid=("late",))
     found = compare_runs(runs)
-    assert found.rounds == 5 and "round 2 doesn't count" in found.notes[0]
+    assert found.rounds == 5 and "too slow on a side: round 2." in found.notes[0]
     few = compare_runs(both(rounds=3))
     assert "3 rounds can't show a difference" in few.notes[0]
     assert all(one.verdict == "no difference shown" for one in compare_runs(both(b=40.0, rounds=3)).rows)

@@ -179,7 +179,7 @@ def _notes(
     notes = []
     all_rounds = sorted(next(iter(sides.values())))
     if dropped := [str(round + 1) for round in all_rounds if round not in valid]:
-        notes.append(f"round {', '.join(dropped)} doesn't count: the client was too slow on one side.")
+        notes.append(f"left out, as the client was too slow on a side: round {', '.join(dropped)}.")
     if len(valid) < MIN_ROUNDS:
         notes.append(f"{len(valid)} rounds can't show a difference; at least {MIN_ROUNDS} can.")
     if missing:
