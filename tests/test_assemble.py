@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from pathlib import Path
 
 import pytest
 
-from penstock.assemble import LoadedModel, LoadOptions, load
+from penstock.assemble import BUNDLED, LoadedModel, LoadOptions, load
 from penstock.backend.cpu import CpuBackend
 from penstock.core import ConfigError, Event, ModelFileError, Request, SamplingParams
 from penstock.sim import replay
@@ -191,3 +192,13 @@ def test_two_models_of_one_process_take_turns_on_one_pool() -> None:
         first.close()
     with pytest.raises(ConfigError, match="threads is 1"):
         load(options(512, threads=1), pool=first.pool)
+
+
+def test_what_the_core_cannot_run_names_the_model(tmp_path: Path) -> None:
+    for path in BUNDLED.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["rope_scaling"] = {"rope_type": "dynamic", "factor": 2.0**64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelFileError, match=f"{tmp_path}: rope scaling dynamic"):
+        load(LoadOptions(model=str(tmp_path)))

@@ -180,7 +180,7 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, p
         )
     with ThreadPoolExecutor(1, "penstock-tokenizer") as beside:  # weights are repacked without the interpreter's lock
         reading = beside.submit(read_tokenizer, checkpoint)
-        backend = CpuBackend(checkpoint.spec, checkpoint.weights, _cpu_options(options, context), pool)
+        backend = _load_weights(checkpoint, _cpu_options(options, context), pool)
     try:
         tokenizer = reading.result()
         tokenizer.start_encoders()
@@ -188,6 +188,19 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, p
     except BaseException:
         backend.close()
         raise
+
+
+def _load_weights(checkpoint: Checkpoint, options: CpuOptions, pool: Pool | None) -> CpuBackend:
+    """The backend that has the checkpoint's weights.
+
+    Raises:
+        ModelFileError: what it cannot run, with the file that says so.
+    """
+    try:
+        return CpuBackend(checkpoint.spec, checkpoint.weights, options, pool)
+    except ModelFileError as error:  # made from a spec and tensors: it knows no file
+        where = checkpoint.folder or checkpoint.weights.files[0]
+        raise ModelFileError(f"{where}: {error.message}", hint=error.hint) from None
 
 
 def _start(
