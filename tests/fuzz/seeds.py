@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from base64 import b64encode
 from dataclasses import dataclass, field
@@ -146,7 +147,8 @@ def value(kind: int, held: Any) -> bytes:
         return struct.pack("<f", held)
     if kind == BOOL:
         return struct.pack("<B", int(held) % 256)
-    return struct.pack("<I", int(held) % 2**32) if kind in (U32, I32) else struct.pack("<Q", int(held) % 2**64)
+    whole = int(held) if math.isfinite(held) else 0
+    return struct.pack("<I", whole % 2**32) if kind in (U32, I32) else struct.pack("<Q", whole % 2**64)
 
 
 def numbers(shape: list[int], seed: int) -> bytes:
