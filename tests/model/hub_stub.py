@@ -145,8 +145,9 @@ def send(
     for name, value in headers.items():
         request.send_header(name, value)
     request.end_headers()
-    if hub is not None and hub.break_after:
-        request.wfile.write(body[: hub.break_after.pop(0)])
+    kept = hub.break_after.pop(0) if hub is not None and hub.break_after else len(body)
+    if kept < len(body):  # a whole answer leaves the connection to the next request
+        request.wfile.write(body[:kept])
         request.wfile.flush()
         request.close_connection = True
         request.connection.shutdown(2)
