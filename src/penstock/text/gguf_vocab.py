@@ -158,9 +158,8 @@ class _Special:
             default = self._family.ids.get(name)
             return default if default is not None and default < size else None
         if isinstance(value, bool) or not hasattr(value, "__index__") or not 0 <= int(value.__index__()) < size:
-            raise _error(
-                f"{key} is {ascii(value[:32] if isinstance(value, str) else value)[:40]}, the vocabulary has {size} tokens"
-            )
+            shown = ascii(value[:32] if isinstance(value, str) else value)[:40]
+            raise _error(f"{key} is {shown}, the vocabulary has {size} tokens")
         return int(value.__index__())
 
 
