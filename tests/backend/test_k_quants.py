@@ -6,7 +6,6 @@ oracle's weights.
 
 import itertools
 import sys
-from pathlib import Path
 
 import gguf
 import numpy as np
@@ -15,6 +14,7 @@ from tests.backend.driver import Driver, logits_of_every_position, make_backend
 from tests.backend.reference import reference_logits, round_int8
 from tests.backend.test_packing import stored as blocks_of
 from tests.model.made_models import interleave
+from tests.resident import resident
 
 from penstock.backend.cpu import compute_tiers
 from penstock.formats import CODE_FORMATS, Storage
@@ -214,17 +214,6 @@ def test_control_one_wrong_matrix_is_seen(model, place):
         Driver(make_backend(checkpoint.spec, checkpoint.weights, max_model_tokens=128)), 0, TOKENS
     )
     assert distance(found, wrong) > 0.1
-
-
-def resident(path):
-    """Resident bytes of the maps of a file."""
-    total, inside = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if "-" in line.split()[0]:
-            inside = line.endswith(str(path))
-        elif inside and line.startswith("Rss:"):
-            total += int(line.split()[1]) * 1024
-    return total
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident pages are read from /proc")

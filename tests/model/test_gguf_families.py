@@ -12,6 +12,7 @@ import torch
 from tests.backend.driver import Driver, make_backend
 from tests.model.gguf_writing import EXPRESSIBLE, in_bfloat16, make_model, write
 from tests.model.zoo import VOCAB, make_zoo_model, save
+from tests.resident import resident
 
 from penstock.formats.gguf_blocks import dequantize
 from penstock.model import DecoderSpec, WeightRef, open_checkpoint
@@ -148,17 +149,6 @@ def rounded(values: np.ndarray, key: str, model_type: str) -> np.ndarray:
     kind = gguf.GGMLQuantizationType.Q8_0
     kept = gguf.quants.dequantize(gguf.quants.quantize(values, kind), kind).reshape(values.shape)
     return kept.swapaxes(-1, -2).copy() if turned else kept
-
-
-def resident(path: Path) -> int:
-    """Resident bytes of the maps of a file."""
-    total, inside = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if "-" in line.split()[0]:
-            inside = line.endswith(str(path))
-        elif inside and line.startswith("Rss:"):
-            total += int(line.split()[1]) * 1024
-    return total
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident pages are read from /proc")

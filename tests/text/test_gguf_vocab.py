@@ -158,6 +158,19 @@ def test_byte_level_equals_the_library_built_on_its_own(tmp_path_factory):
     assert theirs.encode("a").ids != list(ours.encode("a", add_special_tokens=False))  # the control
 
 
+def check_against_library(ours, theirs, num_texts):
+    """Ids and text are those of the SentencePiece library, for texts of every kind."""
+
+    @given(TORTURE)
+    @settings(max_examples=num_texts, deadline=None)
+    def check(text):
+        ids = list(ours.encode(text, add_special_tokens=False))
+        assert ids == theirs.encode(text)
+        assert ours.decode(ids, skip_special_tokens=False) == theirs.decode(ids)
+
+    check()
+
+
 def test_spm_equals_the_sentencepiece_library(tmp_path_factory):
     """The GGUF vocabulary and the published model file are the same one."""
     import sentencepiece
@@ -165,14 +178,7 @@ def test_spm_equals_the_sentencepiece_library(tmp_path_factory):
     ours = load_gguf_tokenizer(read_vocab("llama-spm", tmp_path_factory.mktemp("vocab")))
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(real_file("llama2_sentencepiece.model")))
 
-    @given(TORTURE)
-    @settings(max_examples=300, deadline=None)
-    def check(text):
-        ids = list(ours.encode(text, add_special_tokens=False))
-        assert ids == theirs.encode(text)
-        assert ours.decode(ids, skip_special_tokens=False) == theirs.decode(ids)
-
-    check()
+    check_against_library(ours, theirs, 300)
 
 
 def byte_names(words):
@@ -323,14 +329,7 @@ def test_spm_metadata_equals_the_sentencepiece_library(name):
     }
     ours, theirs = load_gguf_tokenizer(metadata), sentencepiece.SentencePieceProcessor(model_proto=data)
 
-    @given(TORTURE)
-    @settings(max_examples=150, deadline=None)
-    def check(text):
-        ids = list(ours.encode(text, add_special_tokens=False))
-        assert ids == theirs.encode(text)
-        assert ours.decode(ids, skip_special_tokens=False) == theirs.decode(ids)
-
-    check()
+    check_against_library(ours, theirs, 150)
 
 
 def test_a_file_without_token_types_has_bytes_and_control_tokens_all_the_same(spm_metadata):
