@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import httpx
 
+from penstock.bench.bounded import read_bounded
 from penstock.bench.client import Endpoint
 from penstock.core import ConfigError, check_json_bounds
 from penstock.core.limits import MAX_COUNTED_ANSWER_BYTES
@@ -152,14 +153,10 @@ class ServerCounter:
         """The object that the server answers."""
         try:
             with self._http.stream("POST", self._root + path, json=body) as answer:
-                data = bytearray()
-                for chunk in answer.iter_bytes():
-                    data += chunk
-                    if len(data) > MAX_COUNTED_ANSWER_BYTES:
-                        raise ValueError(f"the answer is longer than {MAX_COUNTED_ANSWER_BYTES} bytes")
+                data = read_bounded(answer, MAX_COUNTED_ANSWER_BYTES)
                 if answer.status_code != 200:
-                    raise ValueError(f"status {answer.status_code}: {bytes(data[:200]).decode('utf-8', 'replace')!r}")
-            check_json_bounds(bytes(data), MAX_COUNTED_ANSWER_BYTES)
+                    raise ValueError(f"status {answer.status_code}: {data[:200].decode('utf-8', 'replace')!r}")
+            check_json_bounds(data, MAX_COUNTED_ANSWER_BYTES)
             found = json.loads(data)
         except (httpx.HTTPError, ValueError, RecursionError) as error:
             raise ConfigError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from penstock.bench.bounded import read_bounded
 from penstock.bench.client import Endpoint
 from penstock.core import ConfigError, check_json_bounds
 from penstock.core.limits import MAX_EVENT_BYTES, MAX_NAME_CHARS
@@ -62,14 +63,10 @@ def fetched(endpoint: Endpoint) -> Any:
         httpx.Client(headers=headers, timeout=WAIT_S, trust_env=False) as http,
         http.stream("GET", parts._replace(path=f"{parts.path}/models").geturl()) as answer,
     ):
-        data = bytearray()
-        for chunk in answer.iter_bytes():
-            data += chunk
-            if len(data) > MAX_EVENT_BYTES:
-                raise ValueError(f"the list is longer than {MAX_EVENT_BYTES} bytes")
+        data = read_bounded(answer, MAX_EVENT_BYTES)
         if answer.status_code != 200:
             raise ValueError(f"status {answer.status_code}")
-    check_json_bounds(bytes(data), 16 * MAX_EVENT_BYTES)
+    check_json_bounds(data, 16 * MAX_EVENT_BYTES)
     return json.loads(data)
 
 
