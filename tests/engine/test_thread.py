@@ -109,6 +109,29 @@ def test_it_parks_when_there_is_nothing_to_do(make_thread, make_request):
     assert calls
 
 
+class LateEvent(threading.Event):
+    """An event whose `clear` is slow: it comes after the `set` of a thread that is let in on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
+
+    def clear(self) -> None:
+        self.entered.set()
+        self.wait(5.0)
+        super().clear()
+
+
+def test_close_is_seen_wherever_the_thread_is(make_thread, monkeypatch, caplog):
+    monkeypatch.setattr("penstock.engine.thread.LAST_STEP_S", 1.0)
+    rig, client = make_thread()
+    wake, client._work = client._work, LateEvent()
+    wake.set()
+    assert client._work.entered.wait(5.0)
+    client.close()
+    assert rig.backend.closed and not caplog.records
+
+
 def test_close_lets_what_runs_finish_within_the_grace(make_thread, make_request, oracle):
     rig, client = make_thread()
     stream = client.submit(make_request(max_tokens=50))

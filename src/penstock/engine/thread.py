@@ -96,8 +96,10 @@ class EngineThread:
             self._engine.close()
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        while True:
             self._work.clear()
+            if self._stopping.is_set():  # asked after the clearing: `close` tells both, in the other order
+                return
             if not self._engine.step(self.clock):
                 self._work.wait(None if self._engine.idle else RECHECK_S)
 
