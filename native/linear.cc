@@ -144,11 +144,16 @@ void linear_parts(Pool& pool, const Kernels& kernels, const LinearPart* parts, i
     } else {
       kernels.linear_float_tile(job);
     }
+    if (part.sink != nullptr) {
+      const int64_t channel = 32 * job.tile;
+      part.sink->take(part.sink->context, row, job.rows, channel, std::min<int64_t>(32, part.w->n - channel));
+    }
   });
 }
 
-void linear(Pool& pool, const Kernels& kernels, const Matrix& w, Activations& x, const float* bias, float* y, int64_t ldy) {
-  const LinearPart all{&w, bias, 0, x.rows(), y, ldy};
+void linear(Pool& pool, const Kernels& kernels, const Matrix& w, Activations& x, const float* bias, float* y, int64_t ldy,
+            const LinearSink* sink) {
+  const LinearPart all{&w, bias, 0, x.rows(), y, ldy, sink};
   linear_parts(pool, kernels, &all, 1, x);
 }
 

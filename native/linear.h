@@ -58,6 +58,13 @@ class Activations {
   State* state_;
 };
 
+// Told by the computing thread of every block of outputs while it is warm, each once and final: rows [row, row + rows) of y, channels
+// [channel, channel + channels); channel is a multiple of 32, and channels too but where they end with the matrix.
+struct LinearSink {
+  void (*take)(void* context, int64_t row, int64_t rows, int64_t channel, int64_t channels);
+  void* context;
+};
+
 // One product of several over the same inputs: their rows [first, first + rows) through w.
 struct LinearPart {
   const Matrix* w;
@@ -65,12 +72,14 @@ struct LinearPart {
   int64_t first, rows;
   float* y;  // [rows, n] f32, row stride ldy
   int64_t ldy;
+  const LinearSink* sink = nullptr;  // its rows are y's
 };
 
 // All parts as one piece of work for the pool.
 void linear_parts(Pool& pool, const Kernels& kernels, const LinearPart* parts, int64_t count, Activations& x);
 
 // y: [rows, n] f32, row stride ldy; bias [n] f32 or null.
-void linear(Pool& pool, const Kernels& kernels, const Matrix& w, Activations& x, const float* bias, float* y, int64_t ldy);
+void linear(Pool& pool, const Kernels& kernels, const Matrix& w, Activations& x, const float* bias, float* y, int64_t ldy,
+            const LinearSink* sink = nullptr);
 
 }  // namespace penstock
