@@ -30,5 +30,5 @@ def test_results() -> None:
         1, 0.5, 0.6, 0.05, 0.7, [0.8, 0.9], 0.9, 1.0, Outcome.REFUSED, 429, 3.0, "no", 1, 2, 3, Counted.USAGE, "x"
     )
     health = Health(Lag(1, 2, 3, 4), Lag(5, 6, 7, 8), 0.5, 1, 2, 3, 4, 5)
-    result = RunResult((seen, Seen(2, 0.7)), health, ("late",), {1: "text"}, 9.0)
+    result = RunResult((seen, Seen(2, 0.7)), health, ("late",), {1: "text"}, 9.0, True)
     assert result_from(there_and_back(result_to(result))) == result

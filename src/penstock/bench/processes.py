@@ -7,8 +7,10 @@ and all times are of one clock.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -18,7 +20,16 @@ from typing import Any
 
 from penstock.bench.health import invalid_because, merged
 from penstock.bench.records import Ask
-from penstock.bench.runner import Conversation, Progress, Report, RunPlan, RunResult, conversations, run_here
+from penstock.bench.runner import (
+    PROGRESS_S,
+    Conversation,
+    Progress,
+    Report,
+    RunPlan,
+    RunResult,
+    conversations,
+    run_here,
+)
 from penstock.bench.wire import plain, plan_to, result_from
 from penstock.core import ConfigError, ServerError
 
@@ -30,6 +41,10 @@ else:
 MAX_PROCESSES = 64
 MAX_DESCRIPTORS = 65_536
 START_DELAY_S = 0.5  # from "all are ready" to time zero
+COMMAND = ("-m", "penstock.bench.worker")  # behind the interpreter
+LAST_WORDS_S = 5.0  # how long a process may take to end after it closed its pipe
+LAST_LINES = 5
+MAX_LAST_BYTES = 2000
 
 
 def run(plan: RunPlan, asks: Iterable[Ask], report: Report | None = None) -> RunResult:
@@ -118,18 +133,32 @@ def shares(plan: RunPlan, groups: Sequence[Conversation]) -> list[tuple[RunPlan,
 
 
 class Worker:
-    """A client process; ends with the block that it is entered for."""
+    """A client process; ends with the block that it is entered for.
 
-    def __init__(self, plan: RunPlan, groups: Sequence[Conversation]) -> None:
+    Args:
+        plan: how it runs.
+        groups: what.
+        command: starts it.
+    """
+
+    def __init__(self, plan: RunPlan, groups: Sequence[Conversation], command: Sequence[str] = COMMAND) -> None:
         self._order = {"plan": plan_to(plan), "groups": [[plain(ask) for ask in group] for group in groups]}
+        self._command = command
         self.progress = Progress(0.0, sum(map(len, groups)), 0, 0, 0)
         self.result: RunResult | None = None
         self.error: str | None = None
         self.ready = threading.Event()
+        self._over = threading.Event()  # not the thread's own end, which an interrupted join() takes for come
+        self._damage = ""
 
     def __enter__(self) -> Worker:
+        self._stderr = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "penstock.bench.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, *self._command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            encoding="utf-8",
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -141,6 +170,9 @@ class Worker:
         self._process.kill()
         self._process.wait()
         self._reader.join()
+        if self.result is not None and (said := self._last_lines()):
+            sys.stderr.write(said + "\n")
+        self._stderr.close()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(BrokenPipeError):  # what it no longer reads
@@ -149,7 +181,7 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether there is more to come from it."""
-        return self._reader.is_alive()
+        return not self._over.is_set()
 
     def tell(self, order: dict[str, Any]) -> None:
         """Writes one line to it; one that has died is found out by who reads it."""
@@ -162,12 +194,38 @@ class Worker:
 
     def join(self, timeout_s: float) -> None:
         """Waits until it has said everything, or for so long."""
-        self._reader.join(timeout_s)
+        self._over.wait(timeout_s)
+
+    def death(self) -> str:
+        """How a process that gave no result ended: its exit code or signal, and its last lines on standard error."""
+        try:
+            code = self._process.wait(LAST_WORDS_S)
+        except subprocess.TimeoutExpired:
+            how = "it closed its pipe and goes on"
+        else:
+            how = f"exit code {code}" if code >= 0 else f"killed by {signal_name(-code)}"
+        return "; ".join(part for part in (how, self._damage, self._last_lines()) if part)
+
+    def _last_lines(self) -> str:
+        size = self._stderr.seek(0, 2)
+        self._stderr.seek(max(0, size - MAX_LAST_BYTES))
+        return "\n".join(self._stderr.read().decode("utf-8", "replace").split("\n")[-LAST_LINES - 1 :]).strip()
 
     def _read(self) -> None:
+        try:
+            self._read_lines()
+        finally:
+            self.ready.set()
+            self._over.set()
+
+    def _read_lines(self) -> None:
         assert self._process.stdout is not None
         for text in self._process.stdout:
-            line = json.loads(text)
+            try:
+                line = json.loads(text)
+            except ValueError:
+                self._damage = f"its last line was cut off after {len(text):,} characters"
+                return
             if "ready" in line:
                 self.ready.set()
             elif "progress" in line:
@@ -176,11 +234,20 @@ class Worker:
                 self.error = line["error"]
             else:
                 self.result = result_from(line["result"])
-        self.ready.set()
+
+
+def signal_name(number: int) -> str:
+    """A signal's name, or its number where it has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def together(plan: RunPlan, workers: Sequence[Worker], report: Report | None) -> RunResult:
     """Starts the workers at one time, waits for all, and joins what they saw.
+
+    An interrupt (Ctrl-C) ends the run, and what all saw until then is returned; a second one is raised.
 
     Raises:
         ConfigError: what one of them was told by the server's address or the workload.
@@ -191,16 +258,13 @@ def together(plan: RunPlan, workers: Sequence[Worker], report: Report | None) ->
     start = {"start_s": time.monotonic() + START_DELAY_S}
     for worker in workers:
         worker.tell(start)
-    while any(worker.alive for worker in workers):
-        next(worker for worker in workers if worker.alive).join(0.5)
-        if report is not None:
-            report(summed([worker.progress for worker in workers]))
-    for worker in workers:
-        if worker.error is not None:
-            raise ConfigError(worker.error)
+    try:
+        await_all(workers, report)
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.tell({"stop": True})
+        await_all(workers, report)
     results = [worker.result for worker in workers if worker.result is not None]
-    if len(results) < len(workers):
-        raise ServerError(f"{len(workers) - len(results)} of {len(workers)} client processes died.")
     health = merged([result.health for result in results])
     return RunResult(
         seen=tuple(sorted((one for result in results for one in result.seen), key=lambda one: one.id)),
@@ -208,7 +272,30 @@ def together(plan: RunPlan, workers: Sequence[Worker], report: Report | None) ->
         invalid=invalid_because(health, plan.bounds),
         texts={key: text for result in results for key, text in result.texts.items()},
         duration_s=max(result.duration_s for result in results),
+        interrupted=any(result.interrupted for result in results),
     )
+
+
+def await_all(workers: Sequence[Worker], report: Report | None) -> None:
+    """Waits until every worker has given its result; as soon as one has ended without, the run is over.
+
+    Raises:
+        ConfigError: what one of them was told.
+        ServerError: one of them died.
+    """
+    while True:
+        going = [worker for worker in workers if worker.alive]
+        for worker in workers:
+            if worker.error is not None:
+                raise ConfigError(worker.error)
+        dead = [worker for worker in workers if worker not in going and worker.result is None]
+        if dead:
+            raise ServerError(f"{len(dead)} of {len(workers)} client processes died: {dead[0].death()}")
+        if not going:
+            return
+        going[0].join(PROGRESS_S)
+        if report is not None:
+            report(summed([worker.progress for worker in workers]))
 
 
 def summed(parts: Sequence[Progress]) -> Progress:

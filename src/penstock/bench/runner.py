@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +81,7 @@ class RunResult:
         invalid: why its figures can't be believed; empty where they can.
         texts: by id, where they were kept.
         duration_s: from the start to the end of the last answer.
+        interrupted: whether somebody ended it before its time: what was in flight then is unfinished.
     """
 
     seen: tuple[Seen, ...]
@@ -87,10 +89,12 @@ class RunResult:
     invalid: tuple[str, ...]
     texts: dict[int, str]
     duration_s: float
+    interrupted: bool = False
 
 
 Conversation = list[Ask]
 Report = Callable[[Progress], None]
+Stop = Callable[[], None]
 
 
 def conversations(asks: Iterable[Ask], users: int | None) -> list[Conversation]:
@@ -138,6 +142,7 @@ class Run:
         self.held: set[int] = set()
         self._begun = self._dropped = self._sent = self._ended = self._ok = 0
         self._failure: BaseException | None = None
+        self._interrupted = False
         self._start_s = start_s
         self._client = Client(plan.endpoint, self.clock, keep_text=plan.keep_text)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -149,33 +154,41 @@ class Run:
         return time.monotonic() - (self._start_s or 0.0)
 
     async def run(self, report: Report | None = None) -> RunResult:
-        """Runs to the end.
+        """Runs to the end; cancelled, it ends at once and returns what it saw until then.
 
         Raises:
             ConfigError: the server can't be reached before the start.
         """
-        if self.plan.warm_connections:
-            await self._client.warm(self.plan.warm_connections)
-        if self._start_s is None:
-            self._start_s = time.monotonic()
-        await self._until(0.0)
+        watchers: list[asyncio.Task[None]] = []
         processor_s = time.process_time()
-        watchers = [asyncio.create_task(watch_loop(self.clock, self._lags))]
-        if report is not None:
-            watchers.append(asyncio.create_task(self._report(report)))
         try:
+            await self._begin()
+            processor_s = time.process_time()
+            watchers.append(asyncio.create_task(watch_loop(self.clock, self._lags)))
+            if report is not None:
+                watchers.append(asyncio.create_task(self._report(report)))
             await self._load()
             await self._drain()
-            if self._failure is not None:
-                raise self._failure
+        except asyncio.CancelledError:
+            self._interrupted = True
         finally:
             for task in [*watchers, *self._tasks]:
                 task.cancel()
             await asyncio.gather(*watchers, *self._tasks, return_exceptions=True)
             self._client.close()
+        if self._failure is not None:
+            raise self._failure
         if report is not None:
             report(self._progress())
         return self._result(time.process_time() - processor_s)
+
+    async def _begin(self) -> None:
+        """Opens connections and waits for time zero."""
+        if self.plan.warm_connections:
+            await self._client.warm(self.plan.warm_connections)
+        if self._start_s is None:
+            self._start_s = time.monotonic()
+        await self._until(0.0)
 
     async def _load(self) -> None:
         """Starts everything that is due before the stop; returns when nothing more will be."""
@@ -311,19 +324,37 @@ class Run:
             num_abandoned=self._begun - len(seen),
             num_own_faults=self._client.num_own_faults,
         )
-        return RunResult(seen, health, invalid_because(health, self.plan.bounds), self.texts, duration)
+        invalid = invalid_because(health, self.plan.bounds)
+        return RunResult(seen, health, invalid, self.texts, duration, self._interrupted)
 
 
 def run_here(
-    plan: RunPlan, groups: Sequence[Conversation], report: Report | None = None, start_s: float | None = None
+    plan: RunPlan,
+    groups: Sequence[Conversation],
+    report: Report | None = None,
+    start_s: float | None = None,
+    begun: Callable[[Stop], None] | None = None,
 ) -> RunResult:
     """Runs conversations in this process, on a loop of its own and without pauses of the garbage collector.
+
+    An interrupt (Ctrl-C) ends the run, and what it saw until then is returned; a second one is raised.
+
+    Args:
+        plan: how.
+        groups: what.
+        report: called about twice a second with where it stands.
+        start_s: when time is zero, on `time.monotonic`; now if None.
+        begun: called once, with what ends the run early from any thread.
 
     Raises:
         ConfigError: the server can't be reached, or a request can't be made.
     """
 
     async def whole() -> RunResult:
+        if begun is not None:
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            assert task is not None
+            begun(lambda: stop_soon(loop, task))
         return await Run(plan, groups, start_s).run(report)
 
     collected = gc.isenabled()
@@ -335,3 +366,9 @@ def run_here(
     finally:
         if collected:
             gc.enable()
+
+
+def stop_soon(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    """Cancels a task of another thread's loop; nothing where that has ended."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(task.cancel)

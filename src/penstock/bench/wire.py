@@ -54,6 +54,7 @@ def result_to(result: RunResult) -> dict[str, Any]:
         "invalid": list(result.invalid),
         "texts": list(result.texts.items()),
         "duration_s": result.duration_s,
+        "interrupted": result.interrupted,
     }
 
 
@@ -66,6 +67,7 @@ def result_from(data: dict[str, Any]) -> RunResult:
         invalid=tuple(data["invalid"]),
         texts=dict(data["texts"]),
         duration_s=data["duration_s"],
+        interrupted=data["interrupted"],
     )
 
 

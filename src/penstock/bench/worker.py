@@ -1,7 +1,7 @@
 """One client process of a run: `python -m penstock.bench.worker`, fed and read by its parent over pipes.
 
 Knows nothing about its siblings. Invariant: it says "ready" before it is given the start, which is a time of the
-system-wide monotonic clock, so that all clients have one zero.
+system-wide monotonic clock, so that all clients have one zero; what it says arrives whole, however long it is.
 """
 
 from __future__ import annotations
@@ -19,45 +19,63 @@ from penstock.bench.wire import ask_from, plain, plan_from, result_to
 from penstock.core import PenstockError
 
 
-def work(given: TextIO, told: TextIO, started: Callable[[], None]) -> None:
+def work(given: TextIO, told: TextIO) -> None:
     """Reads a plan with its asks and then the start, runs, and writes progress and the result.
 
     Args:
-        given: where the parent writes.
+        given: where the parent writes; a line after the start ends the run early, its end ends this process.
         told: where it reads.
-        started: called when there is nothing more to read.
     """
 
     def tell(**line: Any) -> None:
         told.write(json.dumps(line, separators=(",", ":")) + "\n")
         told.flush()
 
+    def report(progress: Progress) -> None:
+        tell(progress=plain(progress))
+
+    def heed_parent(stop: Callable[[], None]) -> None:
+        threading.Thread(target=heed, args=(given, stop), daemon=True).start()
+
     order = json.loads(given.readline())
     plan = plan_from(order["plan"])
     groups = [[ask_from(ask) for ask in group] for group in order["groups"]]
     tell(ready=True)
-    start = json.loads(given.readline())["start_s"]
-    started()
-
-    def report(progress: Progress) -> None:
-        tell(progress=plain(progress))
-
+    start = json.loads(given.readline() or "null")
+    if start is None:  # the parent has gone
+        return
     try:
-        tell(result=result_to(run_here(plan, groups, report, start)))
+        tell(result=result_to(run_here(plan, groups, report, start["start_s"], heed_parent)))
     except PenstockError as error:
         tell(error=str(error))
 
 
-def leave_with_parent() -> None:
-    """Ends this process when its parent closes the pipe: no load goes on that nobody waits for."""
+def heed(given: TextIO, stop: Callable[[], None]) -> None:
+    """Stops the run when the parent says so, and ends this process when it has gone: no load goes on unwatched."""
+    while given.readline():
+        stop()
+    os._exit(1)
 
-    def watch() -> None:
-        os.read(sys.stdin.fileno(), 1)
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def own_stdout() -> TextIO:
+    """Standard output for the parent alone: what anything else prints goes to standard error from now on.
+
+    It has a buffer whatever PYTHONUNBUFFERED says. Without one, Python takes a write for done that the kernel cut
+    short, as it does where a signal or work of its own (closing a loop's sockets) comes while a pipe is full.
+    """
+    sys.stdout.flush()
+    told = open(os.dup(1), "w", encoding="utf-8")  # noqa: SIM115
+    os.dup2(2, 1)
+    return told
+
+
+def main() -> None:
+    """Works for the parent, and ends without waiting for the thread that listens to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    work(sys.stdin, own_stdout())
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its clients
-    work(sys.stdin, sys.stdout, leave_with_parent)
+    main()
