@@ -12,10 +12,10 @@ LINTED := src tests scripts examples benchmarks
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test check format bench wheel docs clean
+.PHONY: help setup serve demo test check format bench bench-peers wheel docs clean
 
 help:  ## Show the verbs
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-11s %s\n", $$1, $$2}'
 
 # The build tools live in .venv so that a rebuild finds the same paths again: only what changed is compiled.
 $(BASE): $(BUILD_INPUTS)
@@ -56,6 +56,9 @@ format: $(DEV)  ## Rewrite Python and C++ in the project's format
 
 bench: $(DEV)  ## Measure this machine, which should be idle: kernels, engine, start-up, loading, HTTP under load, the load generator
 	@for name in kernels engine_cpu engine_loop startup load storm client; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py --json benchmarks/records/$$name.json || exit 1; done
+
+bench-peers: $(DEV)  ## Measure penstock beside other engines, which are installed below build/peers (ARGS="--quick" tries it)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.peers $(ARGS)
 
 wheel: $(BASE)  ## Build a wheel into dist/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
