@@ -217,13 +217,13 @@ void bind_pack(nb::module_& m) {
 }
 
 // One reading of `data` by every thread, its own contiguous part each.
-double bench_bandwidth(Pool& pool, const TierHandle& tier, const Bytes& data, int streams) {
+double bench_bandwidth(Pool& pool, const TierHandle& tier, const Bytes& data, int streams, bool prefetch) {
   need(streams == 1 || streams == 2 || streams == 4 || streams == 8, "streams must be 1, 2, 4 or 8");
   const int64_t part = static_cast<int64_t>(data.shape(0)) / pool.threads() / 4096 * 4096;
   const nb::gil_scoped_release release;
   std::vector<float> found(static_cast<size_t>(pool.threads()));
   pool.each(pool.threads(), [&](int64_t i, int) {
-    found[static_cast<size_t>(i)] = tier.kernels->bench_read(data.data() + i * part, part, streams);
+    found[static_cast<size_t>(i)] = tier.kernels->bench_read(data.data() + i * part, part, streams, prefetch);
   });
   double total = 0;
   for (const float f : found) total += f;
@@ -244,8 +244,8 @@ int64_t bench_peak(Pool& pool, const TierHandle& tier, const std::string& what, 
 }
 
 void bind_bench(nb::module_& m) {
-  m.def("bench_bandwidth", &bench_bandwidth, "pool"_a, "kernels"_a, "data"_a.noconvert(), "streams"_a,
-        "Reads all of data once; returns a checksum.");
+  m.def("bench_bandwidth", &bench_bandwidth, "pool"_a, "kernels"_a, "data"_a.noconvert(), "streams"_a, "prefetch"_a = false,
+        "Reads all of data once, in so many streams a thread; returns a checksum.");
   m.def("bench_peak", &bench_peak, "pool"_a, "kernels"_a, "what"_a, "count"_a,
         "Runs count iterations a thread of \"fma\" or \"dot\"; returns the operations done.");
 }

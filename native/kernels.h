@@ -49,9 +49,10 @@ struct Kernels {
   void (*exp_scaled)(const float* x, int64_t n, float maximum, float inverse, float* out);
   void (*attend)(const AttendArgs& args);
 
-  // Benchmarks of the machine: sums `bytes` read in `streams` (1, 2, 4 or 8) parallel streams; runs `count` dependent-free FMAs or integer
-  // dot products and returns their sum, with the number of operations of one iteration in *operations.
-  float (*bench_read)(const uint8_t* data, int64_t bytes, int streams);
+  // Benchmarks of the machine: sums `bytes` read in `streams` (1, 2, 4 or 8) parallel streams, with software prefetch or without;
+  // runs `count` dependent-free FMAs or integer dot products and returns their sum, with the number of operations of one iteration in
+  // *operations.
+  float (*bench_read)(const uint8_t* data, int64_t bytes, int streams, int prefetch);
   float (*bench_fma)(int64_t count, int64_t* operations);
   float (*bench_dot)(int64_t count, int64_t* operations);
 };

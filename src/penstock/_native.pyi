@@ -73,8 +73,10 @@ def pack(pool: Pool, storage: str, data: Annotated[NDArray[numpy.uint8], dict(sh
     Fills the arrays of an empty group-code matrix from stored blocks, rows of them in the order given.
     """
 
-def bench_bandwidth(pool: Pool, kernels: Kernels, data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], streams: int) -> float:
-    """Reads all of data once; returns a checksum."""
+def bench_bandwidth(pool: Pool, kernels: Kernels, data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], streams: int, prefetch: bool = False) -> float:
+    """
+    Reads all of data once, in so many streams a thread; returns a checksum.
+    """
 
 def bench_peak(pool: Pool, kernels: Kernels, what: str, count: int) -> int:
     """

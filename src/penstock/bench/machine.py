@@ -16,12 +16,13 @@ import numpy as np
 from penstock import _native
 from penstock.backend.cpu import make_pool, read_machine
 from penstock.bench import stats
+from penstock.bench.gpu import GpuLimits, measure_gpus
 from penstock.bench.stats import Estimate
 from penstock.core import ConfigError
 
 READ, DOT, FMA = "read", "dot", "fma"
 UNITS = {READ: "GB/s", DOT: "Gop/s", FMA: "Gflop/s"}
-STREAMS = (1, 2, 4, 8)
+READS = ((1, False), (2, False), (4, False), (8, False), (1, True), (4, True))  # streams a thread, software prefetch
 BUFFER_BYTES = 1 << 30  # far beyond every cache
 MIN_BUFFER_BYTES = 1 << 26
 SHARE_OF_FREE = 4  # at most a quarter of the memory that can be taken
@@ -40,19 +41,22 @@ class Limit:
         threads: that ran at once.
         streams: that each thread read side by side; 0 where none are read.
         rate: in units of 1e9 a second: the median with its interval.
+        prefetch: whether software asked for what it would read next.
     """
 
     what: str
     threads: int
     streams: int
     rate: Estimate
+    prefetch: bool = False
 
     @property
     def name(self) -> str:
         """For people: what, with how many threads and streams."""
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         streams = f", {self.streams} stream{'s' * (self.streams > 1)} a thread" if self.streams else ""
-        return f"{ {READ: 'read', DOT: 'int8 dot', FMA: 'f32 FMA'}[self.what] }, {threads}{streams}".strip()
+        prefetch = ", prefetch" * self.prefetch
+        return f"{ {READ: 'read', DOT: 'int8 dot', FMA: 'f32 FMA'}[self.what] }, {threads}{streams}{prefetch}".strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class MachineLimits:
         buffer_bytes: what a bandwidth was read from.
         quick: the figures mean nothing: a check that it runs.
         limits: each.
+        gpus: the limits of each GPU that PyTorch sees.
+        unmeasured: why a GPU's are missing, where that is a fault.
     """
 
     tier: str
@@ -72,10 +78,12 @@ class MachineLimits:
     buffer_bytes: int
     quick: bool
     limits: tuple[Limit, ...]
+    gpus: tuple[GpuLimits, ...] = ()
+    unmeasured: str = ""
 
     @property
     def bandwidth(self) -> float:
-        """Bytes a second that all threads read at best, over the numbers of streams."""
+        """Bytes a second that all threads read at best, over the numbers of streams, with prefetch or without."""
         return 1e9 * max(one.rate.value for one in self.limits if one.what == READ and one.threads == self.threads)
 
     def peak(self, what: str) -> float:
@@ -86,8 +94,11 @@ class MachineLimits:
 def is_complete(machine: MachineLimits) -> bool:
     """Whether limits that were read from somewhere have all figures that shares are taken of, known and positive."""
     whole = {(one.what, one.threads) for one in machine.limits}
-    return {(what, machine.threads) for what in UNITS} <= whole and all(
-        one.what in UNITS and 0 < one.rate.low <= one.rate.value <= one.rate.high for one in machine.limits
+    rates = [one.rate for one in machine.limits] + [rate for gpu in machine.gpus for rate in (gpu.copy, gpu.matmul)]
+    return (
+        {(what, machine.threads) for what in UNITS} <= whole
+        and all(one.what in UNITS for one in machine.limits)
+        and all(0 < rate.low <= rate.value <= rate.high for rate in rates)
     )
 
 
@@ -115,14 +126,16 @@ def measure_machine(
     pools = [pool] if pool.threads == 1 else [make_pool(1), pool]
     repeats, count = (QUICK_REPEATS, QUICK_COUNT) if quick else (REPEATS, PEAK_COUNT)
     for one in pools:
-        for streams in STREAMS:
-            seconds = seconds_of(partial(_native.bench_bandwidth, one, kernels, data, streams), repeats, clock)
-            limits.append(Limit(READ, one.threads, streams, seconds.per(data.size / 1e9)))
+        for streams, prefetch in READS:
+            read = partial(_native.bench_bandwidth, one, kernels, data, streams, prefetch)
+            seconds = seconds_of(read, repeats, clock)
+            limits.append(Limit(READ, one.threads, streams, seconds.per(data.size / 1e9), prefetch))
         for what in (DOT, FMA):
             done = _native.bench_peak(one, kernels, what, count)
             seconds = seconds_of(partial(_native.bench_peak, one, kernels, what, count), repeats, clock)
             limits.append(Limit(what, one.threads, 0, seconds.per(done / 1e9)))
-    return MachineLimits(str(kernels.name), pool.threads, int(data.size), quick, tuple(limits))
+    gpus, unmeasured = measure_gpus(quick)
+    return MachineLimits(str(kernels.name), pool.threads, int(data.size), quick, tuple(limits), gpus, unmeasured)
 
 
 def open_tier(isa: str | None) -> _native.Kernels:

@@ -79,9 +79,14 @@ def spread(estimate: Estimate | None, factor: float = 1.0) -> str:
 def machine_table(machine: MachineLimits) -> Table:
     """The machine's limits."""
     rows = [(limit.name, spread(limit.rate), UNITS[limit.what]) for limit in machine.limits]
+    for gpu in machine.gpus:
+        rows.append((f"{gpu.name}, copy within its memory (read and written)", spread(gpu.copy), "GB/s"))
+        rows.append((f"{gpu.name}, product of bf16 matrices", spread(gpu.matmul), "Gflop/s"))
     note = f"tier {machine.tier}, read from {machine.buffer_bytes / 2**20:,.0f} MiB; medians, 95 % intervals."
     if machine.quick:
         note += " A quick run: these figures mean nothing."
+    if machine.unmeasured:
+        note += f" {machine.unmeasured}"
     return Table("The machine's limits", ("limit", "median (interval)", "unit"), tuple(rows), note)
 
 
