@@ -57,7 +57,12 @@ SSE_PING_S: Final = 10.0
 # Model files.
 MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
 MAX_TOKENIZER_BYTES: Final = 64 * 1024 * 1024
-MAX_TOKENIZER_VALUES: Final = 3_000_000  # the largest published vocabularies have under two million
+MAX_TOKENIZER_REST_BYTES: Final = 12 * 1024 * 1024  # of tokenizer.json, beside the vocabulary and its merges
+MAX_TOKENIZER_STEPS: Final = 8192  # objects in that rest which aren't added tokens; each may take kilobytes
+MAX_PIECES: Final = 524_288  # of a vocabulary in a tokenizer's file; the largest published ones have half of that
+MAX_MERGES: Final = 1_048_576
+MAX_UNIGRAM_BYTES: Final = 4 * 1024 * 1024  # in all pieces; the library takes 350 bytes for each
+MAX_ADDED_CHARS: Final = 512 * 1024  # in all added tokens; the library takes 60 bytes for each
 MAX_PIECE_CHARS: Final = 512
 MAX_ADDED_TOKENS: Final = 65_536
 MAX_CONTROL_PARTS: Final = 2**25  # characters of all beginnings of all control tokens

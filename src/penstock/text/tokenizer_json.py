@@ -13,57 +13,53 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as HfTokenizer
 
 from penstock.core import ModelFileError, limits
 from penstock.text.patterns import check_pattern
+from penstock.text.tokenizer_check import TokenizerFacts, examine
 from penstock.text.vocab import ControlToken, ControlTokens, looks_like_control
 
 _PATTERN = re.compile(rb'"Regex"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
-_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
 _MAX_STEPS_CHARS = 4 * 1024 * 1024  # of the normalizer, which may carry a map of characters
 
 
-def read_tokenizer_json(path: Path, data: bytes, names: Mapping[str, str]) -> tuple[HfTokenizer, ControlTokens, int]:
+def read_tokenizer_json(
+    path: Path, data: bytes, names: Mapping[str, str], max_ids: int = limits.MAX_VOCAB
+) -> tuple[HfTokenizer, ControlTokens, int]:
     """The tokenizer, its control tokens, all of which it knows as special and reads as text, and the end of its ids.
 
     Control are the added tokens marked special, those that `names` names, and those that look the part (<|…|> and the
     like): some published files forget to mark their turn tokens.
 
+    The library parses twice: first the file without its vocabulary and merges, so that nearly everything that can be
+    wrong is found while little memory is taken.
+
     Args:
         path: the file, for messages.
         data: its bytes.
         names: special names (bos_token, …) and spellings.
+        max_ids: rows of the model's embedding.
 
     Raises:
         ModelFileError: not a tokenizer, or one past the limits.
     """
-    _check_before(path, data)
-    hf = _parse(path, data)
-    size = _check_after(path, hf)
-    named = set(names.values())
+    with named_failures(path):
+        facts = examine(data)
+        _check_patterns(json.loads(match[1]) for match in _PATTERN.finditer(facts.skeleton))
+    forgotten = _check_skeleton(path, facts, set(names.values()), max_ids)
+    hf = _parse(path, _marked(data, facts, forgotten) if forgotten else data)
     added = hf.get_added_tokens_decoder()
-    forgotten = {
-        id
-        for id, token in added.items()
-        if not token.special and (token.content in named or looks_like_control(token.content))
-    }
-    if forgotten:
-        state = json.loads(data)
-        for entry in state["added_tokens"]:
-            entry["special"] = bool(entry.get("special")) or entry.get("id") in forgotten
-        hf = _parse(path, json.dumps(state).encode())
-        added = hf.get_added_tokens_decoder()
-    tokens = [
-        ControlToken(id, token.content, token.lstrip, token.rstrip, token.single_word)
-        for id, token in added.items()
-        if token.special
-    ]
+    size = max(facts.size, max(added, default=-1) + 1)
+    if size > limits.MAX_VOCAB:
+        raise ModelFileError(f"{path}: ids up to {size - 1}; at most {limits.MAX_VOCAB} are taken.")
     unknown = names.get("unk_token")
     hf.encode_special_tokens = True
     hf.no_truncation()
     hf.no_padding()
-    return hf, ControlTokens(tokens, unknown=None if unknown is None else hf.token_to_id(unknown)), size
+    controls = ControlTokens(_controls(added), unknown=None if unknown is None else hf.token_to_id(unknown))
+    return hf, controls, size
 
 
 @contextmanager
@@ -88,42 +84,53 @@ def _parse(path: Path, data: bytes) -> HfTokenizer:
         return HfTokenizer.from_buffer(data)
 
 
-def _check_before(path: Path, data: bytes) -> None:
-    """What must hold before the library sees the bytes."""
-    if (count := data.count(b",") + data.count(b"[")) > limits.MAX_TOKENIZER_VALUES:
-        raise ModelFileError(f"{path}: {count} JSON values, at most {limits.MAX_TOKENIZER_VALUES} are taken.")
-    if (count := data.count(b'"content"')) > limits.MAX_ADDED_TOKENS:
-        raise ModelFileError(f"{path}: {count} added tokens, at most {limits.MAX_ADDED_TOKENS} are taken.")
-    with named_failures(path):
-        _check_patterns(json.loads(match[1]) for match in _PATTERN.finditer(data))
-        if b'"merges"' in data and _PREFIX.search(data):
-            _check_merges(json.loads(data)["model"])
+def _check_skeleton(path: Path, facts: TokenizerFacts, named: set[str], max_ids: int) -> set[str]:
+    """What must hold of the parsed rest of the file, however it was spelled; returns control tokens not marked so.
 
-
-def _check_merges(model: Mapping[str, Any]) -> None:
-    """Passes merges whose second pieces can lose their prefix: the library panics, and prints that it does."""
-    shortest = len(model["continuing_subword_prefix"].encode())
-    for merge in model["merges"]:
-        second = (merge.split(" ") if isinstance(merge, str) else merge)[1]
-        if len(second.encode()) < shortest:
-            raise ModelFileError(f"a merge's second piece {second[:40]!r} is shorter than continuing_subword_prefix.")
-
-
-def _check_after(path: Path, hf: HfTokenizer) -> int:
-    """What must hold of the parsed tokenizer, however its file was spelled; returns the end of its ids."""
+    Raises:
+        ModelFileError: it does not hold.
+    """
+    if facts.size > max_ids:
+        raise ModelFileError(
+            f"{path}: {facts.size} ids in the tokenizer, {max_ids} embedding rows.",
+            hint="the tokenizer belongs to another model.",
+        )
+    hf = _parse(path, facts.skeleton)
     steps = [step.__getstate__() for step in (hf.normalizer, hf.pre_tokenizer, hf.decoder) if step is not None]
     if sum(map(len, steps)) > _MAX_STEPS_CHARS:
         raise ModelFileError(f"{path}: its steps take more than {_MAX_STEPS_CHARS} characters.")
     with named_failures(path):
         _check_patterns(pattern for step in steps for pattern in _patterns(json.loads(step)))
-    added = hf.get_added_tokens_decoder()
-    highest = max(hf.get_vocab(with_added_tokens=True).values(), default=0)
-    if len(added) > limits.MAX_ADDED_TOKENS or highest >= limits.MAX_VOCAB:
-        raise ModelFileError(
-            f"{path}: {len(added)} added tokens, ids up to {highest}; at most {limits.MAX_ADDED_TOKENS} and "
-            f"{limits.MAX_VOCAB} are taken."
-        )
-    return highest + 1
+        hf.no_truncation()
+        hf.no_padding()
+        around = hf.encode("", add_special_tokens=True).ids
+        if any(id >= facts.size for id in around):
+            raise ModelFileError(f"ids {around[:8]} go around a text, the vocabulary has {facts.size}.")
+        added = hf.get_added_tokens_decoder()
+        ControlTokens(_controls(added))  # which measures them
+    return {
+        token.content
+        for token in added.values()
+        if not token.special and (token.content in named or looks_like_control(token.content))
+    }
+
+
+def _controls(added: Mapping[int, AddedToken]) -> list[ControlToken]:
+    """The tokens that steer."""
+    return [
+        ControlToken(id, token.content, token.lstrip, token.rstrip, token.single_word)
+        for id, token in added.items()
+        if token.special
+    ]
+
+
+def _marked(data: bytes, facts: TokenizerFacts, forgotten: set[str]) -> bytes:
+    """The file with these added tokens marked special."""
+    start, end = facts.added
+    entries = json.loads(data[start:end])
+    for entry in entries:
+        entry["special"] = bool(entry.get("special")) or entry.get("content") in forgotten
+    return data[:start] + json.dumps(entries).encode() + data[end:]
 
 
 def _check_patterns(patterns: Iterable[str]) -> None:
