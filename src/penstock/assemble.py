@@ -142,11 +142,13 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """
     if checkpoint.gguf_metadata is not None:
         try:
-            tokenizer = load_gguf_tokenizer(checkpoint.gguf_metadata, now=WallClock().date)
+            tokenizer = load_gguf_tokenizer(
+                checkpoint.gguf_metadata, now=WallClock().date, max_ids=checkpoint.spec.vocab
+            )
         except ModelFileError as error:  # made from metadata alone: it knows no file
             raise ModelFileError(f"{checkpoint.weights.files[0]}: {error.message}", hint=error.hint) from None
     elif checkpoint.folder is not None:
-        tokenizer = load_tokenizer(checkpoint.folder, now=WallClock().date)
+        tokenizer = load_tokenizer(checkpoint.folder, now=WallClock().date, max_ids=checkpoint.spec.vocab)
     else:
         raise ModelFileError(f"{checkpoint.name}: no tokenizer.", hint="put tokenizer.json beside the weights.")
     if tokenizer.vocab_size > checkpoint.spec.vocab:

@@ -23,14 +23,16 @@ from penstock.text.sentencepiece_model import UNIGRAM, SpmModel, read_spm_model
 from penstock.text.spm import Kind, SpmText, build_spm, check_pieces
 from penstock.text.tokenizer import Tokenizer, Vocabulary
 from penstock.text.tokenizer_json import named_failures, read_tokenizer_json
-from penstock.text.vocab import ControlToken, ControlTokens
+from penstock.text.vocab import ControlToken, ControlTokens, check_size
 
 _NAMES: Final = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 # Classes whose add_bos_token and add_eos_token overrule what tokenizer.json puts around a text.
 _ADDING_CLASSES = frozenset({"LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast"})
 
 
-def load_tokenizer(folder: Path, *, now: Callable[[], datetime] | None = None) -> Tokenizer:
+def load_tokenizer(
+    folder: Path, *, now: Callable[[], datetime] | None = None, max_ids: int = limits.MAX_VOCAB
+) -> Tokenizer:
     """The tokenizer of a model folder.
 
     Args:
@@ -38,28 +40,32 @@ def load_tokenizer(folder: Path, *, now: Callable[[], datetime] | None = None) -
             where the model has them, tokenizer_config.json, special_tokens_map.json, added_tokens.json,
             generation_config.json, chat_template.jinja, additional_chat_templates/tool_use.jinja or chat_template.json.
         now: the date and time for templates that ask; without it they are told that there is none.
+        max_ids: rows of the model's embedding.
 
     Raises:
-        ModelFileError: there is no tokenizer, or a file is too large or broken.
+        ModelFileError: there is no tokenizer, a file is too large or broken, or there are more ids than that.
     """
     files = _read_files(folder)
     readers = (("tokenizer.json", _from_json), ("tokenizer.model", _from_model), ("tekken.json", _from_tekken))
     for name, reader in readers:
         path = folder / name
         if path.is_file():
+            template = _read_template(folder, files, now)  # what is small and may be wrong comes first
             data = _read_bytes(path, limits.MAX_TOKENIZER_BYTES)
             with named_failures(path):
-                vocabulary = reader(path, data, files)
-            return Tokenizer(vocabulary, _read_template(folder, replace(files, names=vocabulary.names), now))
+                vocabulary = reader(path, data, files, max_ids)
+            if vocabulary.names != files.names:
+                template = _read_template(folder, replace(files, names=vocabulary.names), now)
+            return Tokenizer(vocabulary, template)
     raise ModelFileError(
         f"{folder / 'tokenizer.json'}: no such file, nor tokenizer.model or tekken.json beside it.",
         hint="a tokenizer of one of these kinds is needed.",
     )
 
 
-def _from_json(path: Path, data: bytes, files: Files) -> Vocabulary:
+def _from_json(path: Path, data: bytes, files: Files, max_ids: int) -> Vocabulary:
     """The vocabulary of a tokenizer.json."""
-    hf, controls, size = read_tokenizer_json(path, data, files.names)
+    hf, controls, size = read_tokenizer_json(path, data, files.names, max_ids)
     bos = _id_of(hf, files.names.get("bos_token"))
     eos = _id_of(hf, files.names.get("eos_token"))
     ends = {*files.end_ids, *(() if eos is None else (eos,))}
@@ -82,18 +88,21 @@ def _from_json(path: Path, data: bytes, files: Files) -> Vocabulary:
     )
 
 
-def _from_model(path: Path, data: bytes, files: Files) -> Vocabulary:
+def _from_model(path: Path, data: bytes, files: Files, max_ids: int) -> Vocabulary:
     """The vocabulary of a tokenizer.model, which is one of two kinds of file."""
-    return _from_ranks(read_tiktoken(data), files) if looks_like_ranks(data) else _from_spm(read_spm_model(data), files)
+    if looks_like_ranks(data):
+        return _from_ranks(read_tiktoken(data), files, max_ids)
+    return _from_spm(read_spm_model(data), files, max_ids)
 
 
-def _from_tekken(path: Path, data: bytes, files: Files) -> Vocabulary:
+def _from_tekken(path: Path, data: bytes, files: Files, max_ids: int) -> Vocabulary:
     """The vocabulary of a tekken.json."""
-    return _from_ranks(read_tekken(data), files)
+    return _from_ranks(read_tekken(data), files, max_ids)
 
 
-def _from_ranks(model: RankModel, files: Files) -> Vocabulary:
+def _from_ranks(model: RankModel, files: Files, max_ids: int) -> Vocabulary:
     """A vocabulary by rank."""
+    check_size(len(model.tokens) + len(model.special), max_ids)
     special = rename_special(model.special, model.first_id, len(model.tokens), files)
     hf = build_rank_bpe(replace(model, special=special))
     controls = ControlTokens([ControlToken(id, name) for name, id in special.items()])
@@ -102,10 +111,11 @@ def _from_ranks(model: RankModel, files: Files) -> Vocabulary:
     return _around_text(Vocabulary(hf=hf, controls=controls), {**own, **files.names}, files)
 
 
-def _from_spm(model: SpmModel, files: Files) -> Vocabulary:
+def _from_spm(model: SpmModel, files: Files, max_ids: int) -> Vocabulary:
     """The vocabulary of a SentencePiece file, with the tokens that the configuration adds."""
     pieces = model.pieces
     added = extend_pieces(pieces, files)
+    check_size(len(pieces.names), max_ids)
     check_pieces(pieces)
     wanted = files.config.get("add_prefix_space")
     text = SpmText(

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import compress
 from typing import Any, Final
 
 from tokenizers import AddedToken, decoders, normalizers
@@ -23,7 +22,7 @@ from penstock.text.chat import ChatTemplate
 from penstock.text.pretokenizers import WordCut, known_kinds, pre_tokenizer, word_cut
 from penstock.text.spm import Kind, Pieces, SpmText, build_spm, check_pieces
 from penstock.text.tokenizer import Tokenizer, Vocabulary
-from penstock.text.vocab import ControlToken, ControlTokens, looks_like_control
+from penstock.text.vocab import ControlToken, ControlTokens, check_size, looks_like_control
 from penstock.text.wordpiece import build_wordpiece
 
 _BYTE: Final = re.compile(r"<0x[0-9A-F]{2}>")
@@ -54,15 +53,18 @@ _FAMILIES: Final[Mapping[str, _Family]] = {
 }
 
 
-def load_gguf_tokenizer(metadata: Mapping[str, object], *, now: Callable[[], datetime] | None = None) -> Tokenizer:
+def load_gguf_tokenizer(
+    metadata: Mapping[str, object], *, now: Callable[[], datetime] | None = None, max_ids: int = limits.MAX_VOCAB
+) -> Tokenizer:
     """The tokenizer in a GGUF file's metadata.
 
     Args:
         metadata: the file's key-value pairs.
         now: the date and time for templates that ask.
+        max_ids: rows of the model's embedding.
 
     Raises:
-        ModelFileError: no tokenizer, an unknown kind, or lists that don't fit each other.
+        ModelFileError: no tokenizer, an unknown kind, lists that don't fit each other, or more ids than that.
     """
     kind = metadata.get("tokenizer.ggml.model")
     pieces = _read_pieces(metadata)
@@ -70,6 +72,7 @@ def load_gguf_tokenizer(metadata: Mapping[str, object], *, now: Callable[[], dat
     if family is None:
         raise _error(f"tokenizer.ggml.model is {str(kind)[:64]!r}", hint=f"{', '.join(_FAMILIES)} can be read.")
     try:
+        check_size(len(pieces.names), max_ids)
         check_pieces(pieces)
         special = _Special(metadata, pieces, family)
         if kind == "gpt2":
@@ -217,21 +220,18 @@ def _file_merges(metadata: Mapping[str, object], vocab: Mapping[str, int]) -> li
     """The merges of the file, checked."""
     if metadata.get("tokenizer.ggml.merges") is None:
         raise _error("tokenizer.ggml.merges is missing")
-    lines = list(map(str, _list(metadata, "merges", limits.MAX_VOCAB)))
+    lines = list(map(str, _list(metadata, "merges", limits.MAX_MERGES)))
     cuts = [line.find(" ", 1) for line in lines]
-    merges = [(line[:cut], line[cut + 1 :]) for line, cut in zip(lines, cuts, strict=True)]
-    wrong = [
-        cut < 0 or left not in vocab or right not in vocab or left + right not in vocab
-        for cut, (left, right) in zip(cuts, merges, strict=True)
-    ]
-    if any(wrong):
-        raise _error(f"merge {next(compress(lines, wrong))[:64]!r} does not fit the vocabulary")
-    return merges
+    for line, cut in zip(lines, cuts, strict=True):  # all of them before one is kept: two hundred bytes each
+        left, right = line[:cut], line[cut + 1 :]
+        if cut < 0 or left not in vocab or right not in vocab or left + right not in vocab:
+            raise _error(f"merge {line[:64]!r} does not fit the vocabulary")
+    return [(line[:cut], line[cut + 1 :]) for line, cut in zip(lines, cuts, strict=True)]
 
 
 def _read_pieces(metadata: Mapping[str, object]) -> Pieces:
     """The vocabulary's lists, the same length each; empty names are replaced, as llama.cpp does."""
-    names = _list(metadata, "tokens", limits.MAX_VOCAB)
+    names = _list(metadata, "tokens", limits.MAX_PIECES)
     if not names:
         raise _error("tokenizer.ggml.tokens is empty or missing")
     size = len(names)

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from tokenizers.models import BPE, Unigram
 from tokenizers.pre_tokenizers import Split
 
-from penstock.core import ModelFileError
+from penstock.core import ModelFileError, limits
 
 SPACE: Final = "▁"
 _MAX_TIED = 64  # pieces of one score whose merges overlap; real files have a few runs of spaces
@@ -120,13 +120,9 @@ def score_merges(names: Sequence[str], scores: Sequence[float], parts: Container
     """Every way to put one of `names` together from two of `parts`, in the order in which they merge.
 
     Raises:
-        ModelFileError: many pieces share a score, so that leftmost-first can't be told from ranks.
+        ModelFileError: too many ways, or many pieces share a score, so that leftmost-first can't be told from ranks.
     """
-    cut = {
-        name: cuts
-        for name in names
-        if (cuts := [at for at in range(len(name) - 1, 0, -1) if name[:at] in parts and name[at:] in parts])
-    }
+    cut = _cuts(names, parts)
     best = {name: -score for name, score in zip(names, scores, strict=True) if name in cut}
     tied = {score for score, count in Counter(best.values()).items() if count > 1}
     if tied and Counter(best.values()).most_common(1)[0][1] > _MAX_TIED:
@@ -139,6 +135,23 @@ def score_merges(names: Sequence[str], scores: Sequence[float], parts: Container
     if tied:
         return _with_ties(order, best, cut)
     return [(name[:at], name[at:]) for name in order for at in cut[name]]
+
+
+def _cuts(names: Sequence[str], parts: Container[str]) -> dict[str, list[int]]:
+    """Where each name falls into two parts, the last place first; names that never do are absent.
+
+    Raises:
+        ModelFileError: there are more merges than the largest published vocabularies have.
+    """
+    found: dict[str, list[int]] = {}
+    count = 0
+    for name in names:
+        if cuts := [at for at in range(len(name) - 1, 0, -1) if name[:at] in parts and name[at:] in parts]:
+            found[name] = cuts
+            count += len(cuts)
+            if count > limits.MAX_MERGES:
+                raise ModelFileError(f"more than {limits.MAX_MERGES} merges.")
+    return found
 
 
 def _with_ties(order: list[str], best: dict[str, float], cut: dict[str, list[int]]) -> list[tuple[str, str]]:
@@ -172,6 +185,8 @@ def _unigram(pieces: Pieces) -> Unigram:
     a text that spells one is cut after the first character of it. Pieces that users define nearly always win, by
     SentencePiece's own formula, whose best score is never below zero.
     """
+    if (size := sum(len(name.encode()) for name in pieces.names)) > limits.MAX_UNIGRAM_BYTES:
+        raise ModelFileError(f"{size} bytes in the pieces of a unigram model; at most {limits.MAX_UNIGRAM_BYTES}.")
     normal = [pieces.scores[id] for id in pieces.of(Kind.NORMAL)]
     low, high = min(normal, default=0.0), max(normal, default=0.0)
     other = {id: (f"{_NO_TEXT}{id}", low) for id in pieces.of(Kind.CONTROL, Kind.UNKNOWN, Kind.UNUSED)}

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from penstock.core import ModelFileError, limits
 from penstock.text.patterns import check_pattern
 from penstock.text.tokenizer_check import TokenizerFacts, examine
-from penstock.text.vocab import ControlToken, ControlTokens, looks_like_control
+from penstock.text.vocab import ControlToken, ControlTokens, check_size, looks_like_control
 
 _PATTERN = re.compile(rb'"Regex"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
 _MAX_STEPS_CHARS = 4 * 1024 * 1024  # of the normalizer, which may carry a map of characters
@@ -47,8 +47,9 @@ def read_tokenizer_json(
     """
     with named_failures(path):
         facts = examine(data)
+        check_size(facts.size, max_ids)
         _check_patterns(json.loads(match[1]) for match in _PATTERN.finditer(facts.skeleton))
-    forgotten = _check_skeleton(path, facts, set(names.values()), max_ids)
+    forgotten = _check_skeleton(path, facts, set(names.values()))
     hf = _parse(path, _marked(data, facts, forgotten) if forgotten else data)
     added = hf.get_added_tokens_decoder()
     size = max(facts.size, max(added, default=-1) + 1)
@@ -84,17 +85,12 @@ def _parse(path: Path, data: bytes) -> HfTokenizer:
         return HfTokenizer.from_buffer(data)
 
 
-def _check_skeleton(path: Path, facts: TokenizerFacts, named: set[str], max_ids: int) -> set[str]:
+def _check_skeleton(path: Path, facts: TokenizerFacts, named: set[str]) -> set[str]:
     """What must hold of the parsed rest of the file, however it was spelled; returns control tokens not marked so.
 
     Raises:
         ModelFileError: it does not hold.
     """
-    if facts.size > max_ids:
-        raise ModelFileError(
-            f"{path}: {facts.size} ids in the tokenizer, {max_ids} embedding rows.",
-            hint="the tokenizer belongs to another model.",
-        )
     hf = _parse(path, facts.skeleton)
     steps = [step.__getstate__() for step in (hf.normalizer, hf.pre_tokenizer, hf.decoder) if step is not None]
     if sum(map(len, steps)) > _MAX_STEPS_CHARS:

@@ -20,6 +20,19 @@ def looks_like_control(text: str) -> bool:
     return _LOOKS_LIKE_CONTROL.fullmatch(text) is not None
 
 
+def check_size(size: int, max_ids: int) -> None:
+    """Passes a vocabulary whose ids all have a row in the model's embedding.
+
+    Raises:
+        ModelFileError: it has more.
+    """
+    if size > max_ids:
+        raise ModelFileError(
+            f"{size} ids in the tokenizer, {max_ids} embedding rows.",
+            hint="the tokenizer belongs to another model.",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ControlToken:
     """A token that steers the model.
