@@ -18,14 +18,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import checkpoints, environment, results, served, served_results
+from benchmarks.peers import checkpoints, environment, page, plots, results, served, served_results
 from benchmarks.peers.child import ROOT
 from benchmarks.peers.limits import Limits
 from benchmarks.peers.rounds import Pace, Unit, measure, units_of
 from benchmarks.peers.session import Session, quiet
 from benchmarks.peers.works import CONTENDERS, QUICK_WORKS, SERVED, WORKS, Contender, Work, chosen, room
 
-from penstock.bench import LoadRun, MachineLimits, Record, markdown, measure_machine, read_origin, write_record
+from penstock.bench import LoadRun, MachineLimits, Record, measure_machine, read_origin, write_record
 
 RECORDS = ROOT / "benchmarks/records"
 ROUNDS, QUICK_ROUNDS = 5, 2
@@ -107,14 +107,14 @@ def in_process(asked: Chosen, peers: environment.Peers, forms: checkpoints.Forms
 
 
 def tables(asked: Chosen, rows: list[dict[str, Any]], session: Session, failed: dict[str, str]) -> list[results.Table]:
-    """All tables, those without rows left out."""
+    """All tables of the works in process."""
     found = [results.summary_table(rows)]
     for work in asked.works:
         if here := [row for row in rows if row["work"] == work.name]:
             found.append(results.work_table(here))
-    found.append(results.notes_table(asked.contenders, session.notes, session.load_s))
+    found.append(results.notes_table(asked.contenders, session.loaded))
     found.append(results.failures_table(rows, failed))
-    return [table for table in found if table.rows]
+    return found
 
 
 @dataclass(frozen=True)
@@ -157,11 +157,12 @@ def write(asked: Chosen, peers: environment.Peers, forms: checkpoints.Forms, fou
     rows = [results.figures_of(unit, limits) for unit in found.units]
     loads = served_results.rows_of(found.served, served_works(asked))
     failed = {**peers.failed, **forms.failed, **found.failed}
-    shown = [*tables(asked, rows, found.session, failed), served_results.table(loads)]
+    shown = [*tables(asked, rows, found.session, failed), page.limits_table(*found.machines)]
+    shown.insert(1, served_results.table(loads))
     figures = {
         "units": rows,
         "versions": peers.versions,
-        "notes": found.session.notes,
+        "contenders": found.session.loaded,
         "served": loads,
         "failed": failed,
         "machine_after": asdict(found.machines[1]),
@@ -171,8 +172,9 @@ def write(asked: Chosen, peers: environment.Peers, forms: checkpoints.Forms, fou
     configuration = {"rounds": asked.rounds, "quick": asked.options.quick, "threads": asked.options.threads}
     record = Record("figures", "peers", read_origin(found.machines[0]), configuration, runs=runs, figures=figures)
     write_record(folder / "peers.json", record)
-    (folder / "peers.md").write_text("\n".join(markdown(table) for table in shown))
-    print("\n".join(markdown(table) for table in shown))
+    text = page.page(record.origin, asked.options.quick, shown, plots.write(rows, folder))
+    (folder / "peers.md").write_text(text)
+    print(text)
 
 
 def main() -> None:

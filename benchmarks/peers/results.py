@@ -122,11 +122,25 @@ def failures_table(rows: Sequence[Figures], failed: dict[str, str]) -> Table:
     return Table("Not measured", ("what", "why"), tuple(why.items()))
 
 
-def notes_table(contenders: Sequence[Contender], notes: dict[str, str], loads: dict[str, float]) -> Table:
-    """What was loaded."""
-    cells = [
-        (contender.name, notes[contender.name], f"{loads[contender.name]:.1f}")
-        for contender in contenders
-        if contender.name in notes
-    ]
-    return Table("Contenders", ("contender", "version and choices", "seconds to load"), tuple(cells))
+def agreement(tokens: Sequence[int], others: Sequence[int]) -> int:
+    """How many of the first tokens are the same."""
+    same = 0
+    for one, other in zip(tokens, others, strict=False):
+        if one != other:
+            break
+        same += 1
+    return same
+
+
+def notes_table(contenders: Sequence[Contender], loaded: dict[str, Figures]) -> Table:
+    """What was loaded, and how far its greedy answer to one short prompt agrees with penstock's from bf16 weights."""
+    ours = loaded.get(f"{OURS} bf16")
+    cells = []
+    for contender in contenders:
+        if (said := loaded.get(contender.name)) is not None:
+            tokens = said["first_tokens"]
+            same = NONE if ours is None else f"{agreement(tokens, ours['first_tokens'])} of {len(tokens)}"
+            cells.append((contender.name, said["note"], f"{said['seconds']:.1f}", same))
+    note = "Float formats run the same weights and should agree; quantized ones have weights of their own."
+    head = ("contender", "version and choices", "seconds to load", f"first tokens as {OURS} bf16")
+    return Table("Contenders", head, tuple(cells), note)

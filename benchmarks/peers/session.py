@@ -17,9 +17,11 @@ from benchmarks.peers.works import Contender
 
 from penstock.backend.cpu import read_machine
 
-LOAD_TIMEOUT_S = 180.0
+LOAD_TIMEOUT_S = 600.0  # vLLM compiles the model when it is loaded first
 KEPT_FREE_BYTES = 3 << 30
 GROWTH = 2.5  # of a model's file in a process: repacked weights, keys and values, the library itself
+PROBE = list(range(5_000, 21_000, 1_000))  # its answer shows whether contenders run the same model
+PROBE_TOKENS = 8
 WARM_UP = (
     {"do": "prefill", "tokens": 64, "seed": 0},
     {"do": "decode", "streams": 1, "depth": 32, "steps": 2, "seed": 0},
@@ -49,8 +51,7 @@ class Session:
         self._peers, self._own, self._forms = peers, own, forms
         self._room, self._threads, self._timeout_s = room, threads, timeout_s
         self._children: dict[str, Child] = {}  # least recently asked first
-        self.notes: dict[str, str] = {}
-        self.load_s: dict[str, float] = {}
+        self.loaded: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Session:
         return self
@@ -88,7 +89,8 @@ class Session:
         order = {"do": "load", "model": str(path), "format": contender.format, "threads": self._threads}
         try:
             said = child.ask(order | self._room | {"options": contender.options}, LOAD_TIMEOUT_S)
-            self.notes[contender.name], self.load_s[contender.name] = said["note"], said["seconds"]
+            first = child.ask({"do": "generate", "prompt": PROBE, "count": PROBE_TOKENS}, self._timeout_s)
+            self.loaded[contender.name] = said | {"first_tokens": first["tokens"]}
             for each in WARM_UP:
                 child.ask(each, self._timeout_s)
         except BaseException:
