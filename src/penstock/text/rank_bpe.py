@@ -18,12 +18,13 @@ from tokenizers import Tokenizer as HfTokenizer
 from tokenizers.models import BPE
 
 from penstock.core import ModelFileError, check_json_bounds, limits
+from penstock.text.json_sections import FLAT, Sections
 from penstock.text.patterns import check_pattern
 from penstock.text.pieces import byte_alphabet
 from penstock.text.pretokenizers import WordCut, pre_tokenizer, word_cut
 from penstock.text.spm import score_merges
 
-_MAX_TEKKEN_BYTES: Final = 4 * limits.MAX_OVERHEAD_BYTES  # published files take half of that
+_MAX_RANKS: Final = limits.MAX_PIECES // 2  # published files list 150,000
 _LLAMA3_RANKS: Final = 128_000
 _LLAMA3_SPECIAL: Final = 256
 _LLAMA3_NAMED: Final = (
@@ -95,21 +96,15 @@ def read_tekken(data: bytes) -> RankModel:
     Raises:
         ModelFileError: not such a file, or sizes that don't fit each other.
     """
+    parts = _TekkenParts(data)
     try:
-        check_json_bounds(data, _MAX_TEKKEN_BYTES)
-    except ValueError as error:
-        raise ModelFileError(f"not a tekken vocabulary: {error}") from None
-    try:
-        whole = json.loads(data)
-        config = whole["config"]
+        config = parts.small["config"]
         size, num_special = int(config["default_vocab_size"]), int(config["default_num_special_tokens"])
-        pattern, entries = config["pattern"], whole["vocab"]
-        encoded = [entry["token_bytes"].encode() for entry in entries[: max(size - num_special, 0)]]
-        ranks = [entry["rank"] for entry in entries[: len(encoded)]]
-        named = [(int(each["rank"]), each["token_str"]) for each in whole.get("special_tokens") or ()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pattern, tokens = config["pattern"], parts.tokens[: max(size - num_special, 0)]
+        named = [(int(each["rank"]), each["token_str"]) for each in parts.small.get("special_tokens") or ()]
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise ModelFileError("not a tekken vocabulary.") from None
-    if not 0 < num_special < size <= limits.MAX_VOCAB or ranks != list(range(len(ranks))):
+    if not 0 < num_special < size <= limits.MAX_VOCAB or parts.num_ranked < len(tokens):
         raise ModelFileError(f"{size} tokens, {num_special} of them special: sizes and ranks don't fit.")
     if not isinstance(pattern, str) or not all(isinstance(name, str) and 0 <= id < num_special for id, name in named):
         raise ModelFileError("the pattern or a special token is of the wrong type or outside its range.")
@@ -118,7 +113,63 @@ def read_tekken(data: bytes) -> RankModel:
     special = {names[at]: at for at in range(num_special)}
     if len(special) != num_special:
         raise ModelFileError("two special tokens have the same name.")
-    return RankModel(_decode(encoded), WordCut((pattern,), whole_words=True), special, num_special, "<s>", "</s>")
+    return RankModel(tokens, WordCut((pattern,), whole_words=True), special, num_special, "<s>", "</s>")
+
+
+class _TekkenParts:
+    """A tekken.json, gone through in chunks.
+
+    Attributes:
+        tokens: the bytes of all tokens listed.
+        num_ranked: how many of them, from the first, have the rank of their place.
+        small: the configuration and the special tokens.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.tokens: list[bytes] = []
+        self.num_ranked = 0
+        self.small: dict[str, Any] = {}
+        self._data = data
+        self._sections = Sections(data, limits.MAX_TOKENIZER_REST_BYTES)
+        end = self._sections.members(self._sections.after_gap(0), self._take)
+        if self._sections.after_gap(end) != len(data):
+            raise ModelFileError(f"not a tekken vocabulary: more follows byte {end}.")
+
+    def _take(self, key: str, at: int) -> int:
+        """A member of the whole."""
+        if key == "vocab" and self._data[at : at + 1] == b"[":
+            return self._take_tokens(at)
+        end = self._sections.skip(at)
+        if key in ("config", "special_tokens"):
+            part = self._data[at:end]
+            try:
+                check_json_bounds(part)
+                self.small[key] = json.loads(part)
+            except (ValueError, RecursionError) as error:
+                raise ModelFileError(f"not a tekken vocabulary: {error}") from None
+        return end
+
+    def _take_tokens(self, at: int) -> int:
+        """The list of tokens; returns the offset after it."""
+        for end, chunk in self._sections.items(at, FLAT):
+            if chunk is None:
+                return end
+            try:
+                encoded = [entry["token_bytes"].encode() for entry in chunk]
+                ranks = [entry["rank"] for entry in chunk]
+            except (KeyError, AttributeError, ValueError):
+                raise ModelFileError("not a tekken vocabulary.") from None
+            if self.num_ranked == len(self.tokens):
+                self.num_ranked += _num_ascending(ranks, self.num_ranked)
+            self.tokens += _decode(encoded)
+            if len(self.tokens) > _MAX_RANKS:
+                raise ModelFileError(f"more than {_MAX_RANKS} tokens.")
+        raise AssertionError("items end with their end")
+
+
+def _num_ascending(ranks: Sequence[Any], first: int) -> int:
+    """How many ranks, from the beginning, count up from `first`."""
+    return next((at for at, rank in enumerate(ranks) if rank != first + at), len(ranks))
 
 
 def build_rank_bpe(model: RankModel) -> HfTokenizer:
