@@ -56,10 +56,19 @@ def test_a_round_counts_for_both_sides_or_for_none():
     runs = both()
     runs[3] = replace(runs[3], invalid=("late",))
     found = compare_runs(runs)
-    assert found.rounds == 5 and "too slow on a side: round 2." in found.notes[0]
+    assert found.rounds == 5 and "not valid on both sides: round 2." in found.notes[0]
     few = compare_runs(both(rounds=3))
     assert "3 rounds can't show a difference" in few.notes[0]
     assert all(one.verdict == "no difference shown" for one in compare_runs(both(b=40.0, rounds=3)).rows)
+
+
+def test_an_interrupted_comparison_is_of_its_whole_rounds():
+    runs = both()[:5]
+    with pytest.raises(ConfigError, match="has not one run of each"):  # the control
+        compare_runs(runs)
+    runs[-1] = replace(runs[-1], invalid=("interrupted",), interrupted=True)
+    found = compare_runs(runs)
+    assert found.rounds == 2 and "not valid on both sides: round 3." in found.notes[0]
 
 
 def test_failures_count_as_infinitely_slow_and_are_named():

@@ -109,6 +109,15 @@ def test_a_closed_loop_says_its_users(counter: LocalCounter) -> None:
     assert len(conversations(asks, workload.users)) == 40
 
 
+def test_when_it_ends_is_known_before_it_runs() -> None:
+    closed = named_workload("random", options(arrivals=ClosedLoop(2), num_requests=3, duration_s=9.0))
+    assert (closed.stop_s, closed.ends_s) == (9.0, 9.0)
+    assert named_workload("random", options(arrivals=ClosedLoop(2), num_requests=3)).ends_s is None
+    opened = named_workload("random", options(arrivals=Constant(2.0), num_requests=5))
+    assert opened.stop_s is None and opened.ends_s == max(item.arrival_s or 0.0 for item in opened.items) > 1.0
+    assert named_workload("sessions", options(arrivals=Constant(2.0), num_requests=5)).ends_s is None
+
+
 def test_what_does_not_fit_is_left_out_and_counted_and_the_rate_stays() -> None:
     workload = named_workload("random", options(max_model_tokens=30))
     assert len(workload.items) == 40

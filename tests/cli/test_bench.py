@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +84,38 @@ def test_conversations_and_token_ids(url: str, tmp_path: Path, capsys: pytest.Ca
     assert [one.prompt_tokens for one in run.seen] == [one.prompt_tokens for one in run.asked]
     ids = ("serve", url, "--arrivals", "constant:20", "--requests", "4", "--warmup", "0", "--token-ids", *SMALL)
     assert invoke(*ids) == 0 and "warning 11" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_is_written_and_shown(url: str, tmp_path: Path) -> None:
+    record = tmp_path / "run.json"
+    arguments = ("serve", url, "--arrivals", "constant:4", "--requests", "400", *SMALL)
+    command_line = [sys.executable, "-m", "penstock", "bench", *arguments, "--json", str(record)]
+    process = subprocess.Popen(
+        [*command_line, "--processes", "2", "--warmup", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert "random: 400 requests" in process.stderr.readline()
+    time.sleep(6)  # until it sends, however busy this machine is
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "interrupted after" in error and "Latencies" in out
+    (run,) = read_record(record).runs
+    assert run.interrupted and 1 <= len(run.seen) < 400
+
+
+def test_a_sweep_that_ends_before_its_time_keeps_its_runs(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / "sweep.json"
+    arguments = (*("--start", "10", "--growth", "8", "--max-rate", "80", "--requests", "20", "--warmup", "0.5"), *SMALL)
+    with pytest.raises(ConfigError, match=r"the warm-up is 0\.5 s, and nothing arrives after"):
+        invoke("sweep", url, *arguments, "--json", str(record))
+    assert [run.rate for run in read_record(record).runs] == [10.0]
+    assert "ended before its time after 1 runs" in capsys.readouterr().err
 
 
 def test_sweep_grows_until_the_end(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,11 +121,13 @@ def compare_runs(runs: Sequence[LoadRun], objectives: Sequence[Objective] = ()) 
         raise ConfigError(f"{len(labels)} endpoints in the record; two are compared.", param="runs")
     sides = {label: {run.round: run for run in runs if run.label == label} for label in labels}
     a, b = labels
-    if set(sides[a]) != set(sides[b]) or sum(map(len, sides.values())) != len(runs):
+    whole = set(sides[a]) == set(sides[b]) or any(run.interrupted for run in runs)
+    if not whole or sum(map(len, sides.values())) != len(runs):
         raise ConfigError("a round has not one run of each endpoint.", param="runs", hint="run whole rounds.")
-    valid = [round for round in sorted(sides[a]) if not sides[a][round].invalid and not sides[b][round].invalid]
+    both = sorted(set(sides[a]) & set(sides[b]))
+    valid = [round for round in both if not sides[a][round].invalid and not sides[b][round].invalid]
     if not valid:
-        raise ConfigError("no round is valid: the client was too slow.", hint="ask for less, or give it more cores.")
+        raise ConfigError("no round is valid on both sides.", hint="the runs say why; ask for less, or for longer.")
     summaries = {
         label: [summarize(sides[label][round].seen, sides[label][round].window, objectives) for round in valid]
         for label in (a, b)
@@ -177,9 +179,9 @@ def _notes(
     summaries: dict[str, list[Summary]],
 ) -> list[str]:
     notes = []
-    all_rounds = sorted(next(iter(sides.values())))
+    all_rounds = sorted({round for side in sides.values() for round in side})
     if dropped := [str(round + 1) for round in all_rounds if round not in valid]:
-        notes.append(f"left out, as the client was too slow on a side: round {', '.join(dropped)}.")
+        notes.append(f"left out, as they are not valid on both sides: round {', '.join(dropped)}.")
     if len(valid) < MIN_ROUNDS:
         notes.append(f"{len(valid)} rounds can't show a difference; at least {MIN_ROUNDS} can.")
     if missing:

@@ -317,6 +317,9 @@ def count_by_text(seen: Iterable[Seen], texts: dict[int, str], count: Callable[[
 
 
 def arrivals_window(seen: Sequence[Seen], warmup_s: float = 0.0, end_s: float | None = None) -> Window:
-    """The window from the end of the warm-up to the last arrival (or `end_s`): ramp and drain lie outside it."""
+    """The window from the end of the warm-up to the last arrival (or `end_s`): ramp and drain lie outside it.
+
+    Where the warm-up is longer it is empty, and ends where it begins.
+    """
     last = max((one.intended_s for one in seen), default=0.0)
-    return Window(warmup_s, math.nextafter(last, math.inf) if end_s is None else end_s)
+    return Window(warmup_s, max(warmup_s, math.nextafter(last, math.inf) if end_s is None else end_s))

@@ -144,6 +144,7 @@ def planned(
         shared=shared or options.distinct is not None,
         left_out=left_out,
         ignore_eos=options.ignore_eos,
+        stop_s=options.duration_s if users_of(options.arrivals) is not None else None,
     )
 
 

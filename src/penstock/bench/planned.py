@@ -65,6 +65,7 @@ class Workload:
         shared: whether prompts or their beginnings are shared on purpose.
         left_out: requests that would not have fitted into the model.
         ignore_eos: whether answers are exactly as long as asked for.
+        stop_s: when a closed loop asks for nothing more, else None: what `RunPlan.stop_s` has to be.
     """
 
     name: str
@@ -74,6 +75,15 @@ class Workload:
     shared: bool = False
     left_out: int = 0
     ignore_eos: bool = True
+    stop_s: float | None = None
+
+    @property
+    def ends_s(self) -> float | None:
+        """After what time nothing arrives, where that is known before it runs."""
+        if self.users is not None:
+            return self.stop_s
+        times = [item.arrival_s for item in self.items]
+        return None if None in times else max((time for time in times if time is not None), default=0.0)
 
     def asks(self, maker: PromptMaker) -> Iterator[Ask]:
         """The requests with their text, made one after the other; each call makes texts that no call before made.

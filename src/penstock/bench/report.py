@@ -138,7 +138,7 @@ def alerts(runs: Sequence[LoadRun]) -> Iterator[str]:
     """What limits the figures: runs that are invalid, then each pitfall once, as the last run that has it says it."""
     invalid = [f"{name_of(run, runs)}: {'; '.join(run.invalid)}" for run in runs if run.invalid]
     if invalid:
-        yield _alert("These runs are invalid: the client could not keep up.", once(invalid), "alert invalid")
+        yield _alert("These runs are invalid: their figures mean nothing.", once(invalid), "alert invalid")
     found: dict[int, list[str]] = {}
     for run in runs:
         for pitfall in run.pitfalls:
@@ -253,6 +253,8 @@ def _runs(record: Record, name: str) -> Iterator[str]:
     if len(record.runs) > 1:
         yield cdf
     for index, run in enumerate(record.runs[:MAX_DETAILS]):
+        if run.window.begin_s >= run.window.end_s:
+            continue  # nothing in it counts, as is said above
         if len(record.runs) > 1:
             yield f"<h2>{escape(name_of(run, record.runs))}</h2>"
         yield _cards(_run_cards(run, record))

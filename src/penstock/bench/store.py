@@ -68,6 +68,7 @@ class LoadRun:
         users: of a closed loop.
         round: which of several.
         pitfalls: what makes its figures mean something else than they seem to.
+        interrupted: whether somebody ended it before its time; what was in flight then is unfinished.
     """
 
     label: str
@@ -81,6 +82,7 @@ class LoadRun:
     users: int | None = None
     round: int = 0
     pitfalls: tuple[Pitfall, ...] = ()
+    interrupted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ def load_run(facts: Facts, label: str, rate: float | None = None, round: int = 0
         users=facts.plan.users,
         round=round,
         pitfalls=pitfalls(facts),
+        interrupted=result.interrupted,
     )
 
 

@@ -5,7 +5,7 @@ Knows nothing about metrics. Invariant: a run whose client was too slow exits wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +22,7 @@ from penstock.cli.bench_flags import (
     takes_load,
     workload_of,
 )
+from penstock.core import PenstockError
 
 if TYPE_CHECKING:
     from penstock.bench import Endpoint, LoadRun, Origin, Record, Sweep, Table, Target, Workload
@@ -59,10 +60,15 @@ def serve(url: Url, model: Model = None, arrivals: Arrive = None, *, load: LoadF
         origin = origin_of(load, [endpoint])
         with bench_show.progress("load") as report:
             run = bench.drive(target, workload, report=report)
+    cut = KeyboardInterrupt() if run.interrupted else None
+    if cut is not None and not run.seen:
+        raise cut
     record = record_of("serve", origin, [endpoint], (run,), load, workload)
     bench_show.save(record, load.json, load.html)
-    tables = [bench.latency_table(run), bench.rates_table(run, record.objectives, load.price)]
-    finish(record, tables)
+    tables = [] if run.invalid else [bench.latency_table(run), bench.rates_table(run, record.objectives, load.price)]
+    if cut is not None:
+        options.tell(f"interrupted after {run.duration_s:.3g} s: the figures are of what was sent until then")
+    finish(record, tables, cut=cut)
 
 
 @takes_load
@@ -90,17 +96,19 @@ def sweep(
             kind = bench.Poisson(rate) if burstiness is None else bench.Gamma(rate, burstiness)
             return workload_of(load, kind, context, load.seed + round, target.maker)
 
+        runs: list[LoadRun] = []
+
         def one(rate: float, round: int) -> LoadRun:
             with bench_show.progress(f"{rate:g}/s") as report:
-                return bench.drive(target, at(rate, round), round=round, rate=rate, report=report)
+                return kept(bench.drive(target, at(rate, round), round=round, rate=rate, report=report), runs)
 
         first = at(start, 0)
         origin = origin_of(load, [endpoint])
-        runs = bench.run_sweep(one, plan, options.tell)
-    record = record_of("sweep", origin, [endpoint], runs, load, first)
+        cut = until_cut(lambda: bench.run_sweep(one, plan, options.tell), runs)
+    record = record_of("sweep", origin, [endpoint], tuple(runs), load, first)
     bench_show.save(record, load.json, load.html)
     found = bench.analyse(runs, record.objectives)
-    finish(record, [bench.sweep_table(found.points)], [*findings(found), *found.notes])
+    finish(record, [bench.sweep_table(found.points)], [*findings(found), *found.notes], cut)
 
 
 @takes_load
@@ -128,19 +136,49 @@ def compare(
         def at(label: str, round: int) -> Workload:
             return workload_of(load, chosen, shortest, load.seed + round, targets[label].maker)
 
+        runs: list[LoadRun] = []
+
         def one(label: str, round: int) -> LoadRun:
             with bench_show.progress(f"{label}, round {round + 1}") as report:
-                return bench.drive(targets[label], at(label, round), round=round, report=report)
+                return kept(bench.drive(targets[label], at(label, round), round=round, report=report), runs)
 
         first = at("A", 0)
         origin = origin_of(load, endpoints)
-        runs = bench.run_comparison(one, ("A", "B"), rounds, options.tell)
-    record = record_of("compare", origin, endpoints, runs, load, first)
+        cut = until_cut(lambda: bench.run_comparison(one, ("A", "B"), rounds, options.tell), runs)
+    record = record_of("compare", origin, endpoints, tuple(runs), load, first)
     for label, endpoint in zip("AB", endpoints, strict=True):
         options.tell(f"{label} is {endpoint.url}, {endpoint.model}")
     bench_show.save(record, load.json, load.html)
+    if cut is not None and not any(run.round == 0 and run.label == "B" for run in runs if not run.invalid):
+        finish(record, [], ["no round is whole: there is nothing to compare."], cut)
     compared = bench.compare_runs(runs, record.objectives)
-    finish(record, [bench.comparison_table(compared)], compared.notes)
+    finish(record, [bench.comparison_table(compared)], compared.notes, cut)
+
+
+def kept(run: LoadRun, runs: list[LoadRun]) -> LoadRun:
+    """Adds a run to those that are done; one that was interrupted is not valid, and ends them all.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
+    """
+    if run.interrupted:
+        if run.seen:
+            runs.append(replace(run, invalid=(*run.invalid, f"it was interrupted after {run.duration_s:.3g} s")))
+        raise KeyboardInterrupt
+    runs.append(run)
+    return run
+
+
+def until_cut(work: Callable[[], object], runs: list[LoadRun]) -> BaseException | None:
+    """What ended the work before its time, where that left runs to be kept; None where it came to its end."""
+    try:
+        work()
+    except (KeyboardInterrupt, PenstockError) as error:
+        if not runs:
+            raise
+        options.tell(f"ended before its time after {len(runs)} runs; the figures are of those")
+        return error
+    return None
 
 
 def sides(endpoints: list[Endpoint], load: LoadFlags, stack: ExitStack) -> dict[str, Target]:
@@ -221,8 +259,10 @@ def record_of(
     )
 
 
-def finish(record: Record, figures: Sequence[Table], notes: Sequence[str] = ()) -> None:
-    """Prints, warns, and exits with 1 where no run is valid, whose figures are not shown."""
+def finish(
+    record: Record, figures: Sequence[Table], notes: Sequence[str] = (), cut: BaseException | None = None
+) -> None:
+    """Prints, warns, raises what cut it short, exits with 1 where no run is valid, whose figures are not shown."""
     from penstock import bench
 
     valid = any(not run.invalid for run in record.runs)
@@ -230,5 +270,7 @@ def finish(record: Record, figures: Sequence[Table], notes: Sequence[str] = ()) 
     bench_show.warn(record.runs)
     for note in notes if valid else ("invalid: the figures are not shown; a record (--json) has every time.",):
         options.tell(note)
+    if cut is not None:
+        raise cut
     if not valid:
         raise typer.Exit(1)
