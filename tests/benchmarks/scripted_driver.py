@@ -1,4 +1,4 @@
-"""A driver whose times are known: a tenth of a second a prompt token and a step. It chatters, spins and dies on demand."""
+"""A driver whose times are known, a tenth of a second a prompt token and a step; it prints, spins and dies if told."""
 
 from __future__ import annotations
 
