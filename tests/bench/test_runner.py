@@ -9,7 +9,7 @@ from tests.bench.stub_server import Script, Stub
 from penstock.bench.client import Endpoint, Route
 from penstock.bench.processes import run
 from penstock.bench.records import Ask, Outcome, Seen
-from penstock.bench.runner import Progress, RunPlan, RunResult, conversations
+from penstock.bench.runner import Progress, RunPlan, RunResult, continued, conversations
 from penstock.core import ConfigError
 
 
@@ -62,6 +62,26 @@ def test_turns_follow_each_other_after_thinking(stub: Stub) -> None:
         assert by_id[first + 1].intended_s == pytest.approx(by_id[first].end_s + 0.1)
         assert by_id[first + 1].sent_s >= by_id[first + 1].intended_s  # type: ignore[operator]
     assert result.health.num_abandoned == 0
+
+
+def test_a_later_turn_holds_the_answer_that_came(stub: Stub) -> None:
+    def script(tag: int) -> str:
+        return Script(chunks=2, tag=tag).prompt
+
+    said = ({"role": "user", "content": script(902)},)
+    given = [
+        Ask(0, 0.0, script(901), None, 2, session=1),
+        Ask(1, None, "made up", None, 2, session=1, turn=1, said=said),
+        Ask(2, None, "made up", None, 2, session=1, turn=2, said=({"role": "user", "content": script(903)},)),
+    ]
+    plan = RunPlan(Endpoint(stub.url, "m", route=Route.CHAT))
+    assert {one.outcome for one in run(plan, given).seen} == {Outcome.OK}
+    sent = {entry["tag"]: entry["request"].get("messages") for entry in stub.log()}
+    answer = {"role": "assistant", "content": "w0 w1 "}
+    first = {"role": "user", "content": script(901)}
+    assert sent[902] == [first, answer, *said]
+    assert sent[903] == [first, answer, *said, answer, {"role": "user", "content": script(903)}]
+    assert continued("one ", "two ", "three") == "one two three"
 
 
 def test_the_drain_begins_with_the_last_send(stub: Stub) -> None:

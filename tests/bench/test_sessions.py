@@ -13,6 +13,7 @@ from penstock.bench.options import WorkloadOptions
 from penstock.bench.prompts import PromptKind, PromptMaker
 from penstock.bench.runner import conversations
 from penstock.bench.workloads import named_workload
+from penstock.core import ConfigError
 from penstock.text import load_tokenizer
 
 BUNDLED = Path(__file__).parents[2] / "src/penstock/models/bundled"
@@ -31,6 +32,7 @@ def options(**fields) -> WorkloadOptions:
         "next_tokens": Uniform(18, 30),
         "turns": Uniform(1, 6),
         "think_s": 3.0,
+        "made_up_answers": True,
     }
     return WorkloadOptions(**base | fields)
 
@@ -52,6 +54,27 @@ def test_every_turn_begins_with_all_of_the_turn_before(counter: LocalCounter, ki
         assert all(counter.count(ask.prompt) == ask.prompt_tokens for ask in asks)
     firsts = [str(group[0].prompt) for group in groups]
     assert len(set(firsts)) == len(firsts)
+
+
+@pytest.mark.parametrize("kind", [PromptKind.TEXT, PromptKind.CHAT])
+def test_with_own_answers_a_later_turn_is_what_is_said_behind_them(counter: LocalCounter, kind: PromptKind) -> None:
+    workload = named_workload("sessions", options(made_up_answers=False, turns=Fixed(3)))
+    asks = list(workload.asks(PromptMaker(counter, kind)))
+    assert len({str(ask.said) for ask in asks if ask.turn}) == sum(ask.turn > 0 for ask in asks) > 30
+    for ask in asks:
+        assert (ask.said is None) == (ask.turn == 0) and (ask.prompt_tokens is None) == (ask.turn > 0)
+        if ask.said is None:
+            continue
+        assert isinstance(ask.prompt, str | tuple) and ask.prompt[-len(ask.said) :] == ask.said
+        text = ask.said if isinstance(ask.said, str) else ask.said[0]["content"]
+        assert 4 <= len(counter.ids(text)) <= 32
+    assert workload.facts["made_up_answers"] is False
+
+
+def test_token_ids_need_made_up_answers(counter: LocalCounter) -> None:
+    maker = PromptMaker(counter, PromptKind.IDS)
+    with pytest.raises(ConfigError, match="can't hold the server's own answers"):
+        list(named_workload("sessions", options(made_up_answers=False)).asks(maker))
 
 
 def test_only_first_turns_have_a_time_and_only_later_ones_a_pause() -> None:

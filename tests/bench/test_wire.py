@@ -21,8 +21,9 @@ def test_plans() -> None:
 
 def test_asks() -> None:
     for prompt in ("text", (1, 2, 3), ({"role": "user", "content": "x"},)):
-        ask = Ask(1, 0.5, prompt, 3, 4, False, 5, 6, 7.0)
-        assert ask_from(there_and_back(plain(ask))) == ask
+        for said in (None, "more", ({"role": "user", "content": "y"},)):
+            ask = Ask(1, 0.5, prompt, 3, 4, False, 5, 6, 7.0, {"tools": []}, said)
+            assert ask_from(there_and_back(plain(ask))) == ask
 
 
 def test_results() -> None:

@@ -75,13 +75,21 @@ def test_conversations_and_token_ids(url: str, tmp_path: Path, capsys: pytest.Ca
     record = tmp_path / "run.json"
     code = invoke(
         *("serve", url, "--workload", "sessions", "--arrivals", "closed:2", "--requests", "6", *SMALL),
-        *("--chat", "--turns", "2", "--next-tokens", "12", "--json", str(record)),
+        *("--chat", "--turns", "2", "--next-tokens", "12", "--json", str(record), "--made-up-answers"),
     )
     assert code == 0 and "warning 1: a closed loop of 2 users" in capsys.readouterr().err
     (run,) = read_record(record).runs
     assert run.users == 2 and {one.outcome for one in run.seen} == {Outcome.OK}
     assert {(one.turn, one.prompt_tokens) for one in run.asked} == {(0, 24), (1, 24 + 8 + 12)}
     assert [one.prompt_tokens for one in run.seen] == [one.prompt_tokens for one in run.asked]
+    own = ("--chat", "--turns", "2", "--next-tokens", "12", "--json", str(record))
+    assert (
+        invoke("serve", url, "--workload", "sessions", "--arrivals", "closed:2", "--requests", "6", *SMALL, *own) == 0
+    )
+    (run,) = read_record(record).runs
+    assert {one.outcome for one in run.seen} == {Outcome.OK}
+    assert {(one.turn, one.prompt_tokens) for one in run.asked} == {(0, 24), (1, None)}
+    assert all((one.prompt_tokens or 0) > 24 + 12 for one in run.seen if one.id % 2)  # by the server's own count
     ids = ("serve", url, "--arrivals", "constant:20", "--requests", "4", "--warmup", "0", "--token-ids", *SMALL)
     assert invoke(*ids) == 0 and "warning 11" in capsys.readouterr().err
 

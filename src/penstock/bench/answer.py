@@ -24,14 +24,16 @@ class AnswerReader:
 
     Args:
         seen: filled while the answer comes.
-        keep_text: whether to keep the text, for a count by a tokenizer or for the next turn.
+        keep_text: whether to keep the text, for a count by a tokenizer.
+        answer: takes the pieces of the answer without its reasoning.
     """
 
-    __slots__ = ("_body", "_broken", "_done", "_events", "_keep_text", "_parts", "_size", "seen")
+    __slots__ = ("_answer", "_body", "_broken", "_done", "_events", "_keep_text", "_parts", "_size", "seen")
 
-    def __init__(self, seen: Seen, *, keep_text: bool = False) -> None:
+    def __init__(self, seen: Seen, *, keep_text: bool = False, answer: list[str] | None = None) -> None:
         self.seen = seen
         self._keep_text = keep_text
+        self._answer = answer
         self._parts: list[str] = []
         self._body: list[bytes] = []
         self._size = 0
@@ -137,6 +139,8 @@ class AnswerReader:
             shown = shown or bool(text) or calls
             if text and self._keep_text:
                 self._parts.append(text)
+            if self._answer is not None:
+                self._answer.append(answered_by(choice, part))
             reason = choice.get("finish_reason")
             if reason is not None and self.seen.finish_reason is None:
                 self.seen.finish_reason, self.seen.finish_s = printable(str(reason)), now
@@ -169,6 +173,13 @@ def shown_by(choice: dict[str, Any], part: str) -> tuple[str, bool]:
         return "", False
     pieces = [piece for name in SHOWN if isinstance(piece := delta.get(name), str)]
     return "".join(pieces), bool(delta.get("tool_calls"))
+
+
+def answered_by(choice: dict[str, Any], part: str) -> str:
+    """A choice's answer without its reasoning: what the next turn of a conversation holds of it."""
+    delta = choice.get(part)
+    found = delta.get("content") if isinstance(delta, dict) else choice.get("text")
+    return found if isinstance(found, str) else ""
 
 
 def object_of(data: bytes) -> dict[str, Any] | None:

@@ -131,12 +131,13 @@ class Client:
                 f"no connection to {self._host}:{self._port}: {error or 'timed out'}.", param="url", hint="is it up?"
             ) from None
 
-    async def send(self, request: bytes, seen: Seen) -> str:
+    async def send(self, request: bytes, seen: Seen, answer: list[str] | None = None) -> str:
         """Sends and waits for the end of the answer; returns its text where texts are kept.
 
-        Whatever happens is in `seen`, and nothing is raised but a cancellation, which leaves it as unfinished.
+        Pieces of the answer without its reasoning go to `answer`. Whatever happens is in `seen`, and nothing is raised
+        but a cancellation, which leaves it as unfinished.
         """
-        reader = AnswerReader(seen, keep_text=self._keep_text)
+        reader = AnswerReader(seen, keep_text=self._keep_text, answer=answer)
         try:
             async with asyncio.timeout(self.endpoint.timeout_s):
                 await self._exchange(request, reader)

@@ -50,6 +50,8 @@ class WorkloadOptions:
         min_prompt_tokens: of what files say, shorter prompts are left out: a template may take more than they have.
         max_model_tokens: what prompt and answer must fit in; None leaves nothing out.
         ignore_eos: whether answers are exactly as long as asked for.
+        made_up_answers: whether a session's later prompts hold made-up answers, the same to every server, instead of
+            the server's own.
     """
 
     arrivals: Arrivals | None = None
@@ -68,6 +70,7 @@ class WorkloadOptions:
     min_prompt_tokens: int = 1
     max_model_tokens: int | None = None
     ignore_eos: bool = True
+    made_up_answers: bool = False
 
     def __post_init__(self) -> None:
         for name, least, most in (

@@ -65,6 +65,7 @@ class Workload:
         shared: whether prompts or their beginnings are shared on purpose.
         left_out: requests that would not have fitted into the model.
         ignore_eos: whether answers are exactly as long as asked for.
+        own_answers: whether later turns hold what the server answered; else the made-up answers of their parts.
         stop_s: when a closed loop asks for nothing more, else None: what `RunPlan.stop_s` has to be.
     """
 
@@ -75,6 +76,7 @@ class Workload:
     shared: bool = False
     left_out: int = 0
     ignore_eos: bool = True
+    own_answers: bool = False
     stop_s: float | None = None
 
     @property
@@ -97,20 +99,47 @@ class Workload:
             after = before[1] if item.session is not None and item.session == before[0] else None
             if (after is None) != (item.turn == 0):
                 raise ConfigError(f"turn {item.turn} of session {item.session} has no turn before it.", param="items")
-            made = given(item, maker, run) if item.given else maker.make(item.parts, after, run)
+            said = None
+            if after is not None and self.own_answers:
+                made, said = next_turn(item, maker, after, run)
+            else:
+                made = given(item, maker, run) if item.given else maker.make(item.parts, after, run)
             before = (item.session, made)
             yield Ask(
                 id=id,
                 arrival_s=item.arrival_s,
                 prompt=made.prompt,
-                prompt_tokens=made.tokens,
+                prompt_tokens=made.tokens if said is None else None,
                 max_tokens=item.max_tokens,
                 ignore_eos=self.ignore_eos,
                 session=item.session,
                 turn=item.turn,
                 think_s=item.think_s,
                 extra=item.extra,
+                said=said,
             )
+
+
+def next_turn(
+    item: Planned, maker: PromptMaker, after: Made, run: int
+) -> tuple[Made, str | tuple[dict[str, Any], ...]]:
+    """A later turn as it would be with a made-up answer, and what it says behind whatever answer came.
+
+    Raises:
+        ConfigError: the prompts of this run are token ids, which no answer's text gives for sure.
+    """
+    if maker.kind is PromptKind.IDS:
+        raise ConfigError(
+            "a session of token ids can't hold the server's own answers, which come as text.",
+            param="token_ids",
+            hint="leave token ids out, or ask for made-up answers.",
+        )
+    if maker.kind is PromptKind.CHAT:
+        made = maker.make(item.parts, after, run)
+        return made, (made.prompt[-1],)  # type: ignore[return-value]
+    answered = maker.make(item.parts[:1], after, run)
+    made = maker.make(item.parts[1:], answered, run)
+    return made, str(made.prompt)[len(str(answered.prompt)) :]
 
 
 def given(item: Planned, maker: PromptMaker, run: int) -> Made:

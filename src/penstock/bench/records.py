@@ -25,6 +25,8 @@ class Ask:
         session, turn: the conversation it belongs to and its place there; turn 0 without a session.
         think_s: pause after the session's turn before this one has ended.
         extra: fields that this request's body has besides, such as its tools.
+        said: what this turn adds behind the turn before and the server's own answer to that; None sends the prompt as
+            it stands.
     """
 
     id: int
@@ -37,6 +39,7 @@ class Ask:
     turn: int = 0
     think_s: float = 0.0
     extra: dict[str, Any] = field(default_factory=dict)
+    said: str | tuple[dict[str, Any], ...] | None = None
 
 
 class Outcome(str, Enum):

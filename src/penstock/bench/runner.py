@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock.bench.client import Client, Endpoint
@@ -93,6 +93,7 @@ class RunResult:
 
 
 Conversation = list[Ask]
+Prompt = str | tuple[int, ...] | tuple[dict[str, Any], ...]
 Report = Callable[[Progress], None]
 Stop = Callable[[], None]
 
@@ -122,6 +123,15 @@ def conversations(asks: Iterable[Ask], users: int | None) -> list[Conversation]:
             )
     found = list(groups.values())
     return found if users is not None else sorted(found, key=lambda group: group[0].arrival_s or 0.0)
+
+
+def continued(prompt: Prompt, answer: str, said: str | tuple[dict[str, Any], ...]) -> Prompt:
+    """A conversation with the answer that came and what is said next."""
+    if isinstance(said, str):
+        assert isinstance(prompt, str)
+        return prompt + answer + said
+    before = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
+    return (*before, {"role": "assistant", "content": answer}, *said)
 
 
 class Run:
@@ -244,8 +254,13 @@ class Run:
 
     async def _converse(self, group: Conversation, intended: float, request: bytes) -> None:
         """One conversation: each turn is due when the one before has ended and was thought about."""
+        answer: list[str] = []
         for index, ask in enumerate(group):
             if index:
+                if ask.said is not None:
+                    ask = group[index] = replace(
+                        ask, prompt=continued(group[index - 1].prompt, "".join(answer), ask.said)
+                    )
                 request = self._client.request(ask)
                 if self._stopped(intended):
                     self._dropped += len(group) - index
@@ -253,25 +268,26 @@ class Run:
                 await self._until(intended)
             seen = Seen(ask.id, intended)
             self.seen.append(seen)
-            await self._send(request, seen)
+            answer.clear()
+            await self._send(request, seen, answer)
             if seen.outcome is not Outcome.OK or seen.end_s is None:
                 self._dropped += len(group) - index - 1
                 return
             if index + 1 < len(group):
                 intended = max(seen.end_s + ask.think_s, group[index + 1].arrival_s or 0.0)
 
-    async def _send(self, request: bytes, seen: Seen) -> None:
+    async def _send(self, request: bytes, seen: Seen, answer: list[str]) -> None:
         if self._gate is None:
-            await self._send_now(request, seen)
+            await self._send_now(request, seen, answer)
             return
         if self._gate.locked():
             self.held.add(seen.id)
         async with self._gate:
-            await self._send_now(request, seen)
+            await self._send_now(request, seen, answer)
 
-    async def _send_now(self, request: bytes, seen: Seen) -> None:
+    async def _send_now(self, request: bytes, seen: Seen, answer: list[str]) -> None:
         self._sent += 1
-        text = await self._client.send(request, seen)
+        text = await self._client.send(request, seen, answer)
         self._ended += 1
         self._ok += seen.outcome is Outcome.OK
         if self.plan.keep_text:

@@ -6,6 +6,7 @@ Knows nothing about text. Invariant: a later turn's prompt begins with the whole
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,8 +19,9 @@ from penstock.core.limits import MAX_BENCH_REQUESTS
 def sessions(options: WorkloadOptions) -> Workload:
     """Conversations that arrive by the process, each turn being the one before, an answer to it and what is said next.
 
-    The answer in a later turn's prompt is a made-up one of the length asked for, so that prompts are the same to every
-    server; a server's own answer would differ, so its prefix cache is met up to the end of the turn before.
+    The answer in a later turn's prompt is the server's own, as in a real conversation: its prefix cache holds all but
+    what is said next. Or it is a made-up one of the length asked for: prompts are of exact lengths then and the same to
+    every server, and the cache is met up to the end of the turn before.
     """
     files_of(options, 0)
     rng = options.rng(LENGTHS)
@@ -37,8 +39,10 @@ def sessions(options: WorkloadOptions) -> Workload:
         "turns": options.turns.facts(),
         "next_tokens": options.next_tokens.facts(),
         "think_s": options.think_s,
+        "made_up_answers": options.made_up_answers,
     }
-    return planned("sessions", items, options, options.lengths.facts() | facts, shared=True, left_out=sum(skipped))
+    found = planned("sessions", items, options, options.lengths.facts() | facts, shared=True, left_out=sum(skipped))
+    return replace(found, own_answers=not options.made_up_answers)
 
 
 def session_turns(options: WorkloadOptions, rng: np.random.Generator, session: int, count: int) -> Iterator[Planned]:

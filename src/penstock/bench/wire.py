@@ -41,8 +41,8 @@ def plan_from(data: dict[str, Any]) -> RunPlan:
 
 def ask_from(data: dict[str, Any]) -> Ask:
     """The ask whose fields these are."""
-    prompt = data["prompt"]
-    return Ask(**data | {"prompt": prompt if isinstance(prompt, str) else tuple(prompt)})
+    frozen = {name: tuple(data[name]) if isinstance(data[name], list) else data[name] for name in ("prompt", "said")}
+    return Ask(**data | frozen)
 
 
 def result_to(result: RunResult) -> dict[str, Any]:

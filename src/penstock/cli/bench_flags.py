@@ -68,6 +68,9 @@ class LoadFlags:
     turns: Annotated[str, typer.Option(metavar="N", help="Of a session, as lengths are given.")] = "4"
     next_tokens: Annotated[str, typer.Option(metavar="N", help="What a later turn adds besides the answer.")] = "64"
     think: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Mean pause before a later turn.")] = 0.0
+    made_up_answers: Annotated[
+        bool, typer.Option("--made-up-answers", help="Later turns hold made-up answers, not the server's own.")
+    ] = False
     trace_begin: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Where in the trace to begin.")] = 0.0
     trace_duration: Annotated[float | None, typer.Option(metavar="SECONDS", help="How much of the trace.")] = None
     time_factor: Annotated[float, typer.Option(metavar="X", help="The trace's times are multiplied by it.")] = 1.0
@@ -224,6 +227,7 @@ def workload_of(
         min_prompt_tokens=maker.least_tokens + SPARE_TOKENS,
         max_model_tokens=max_model_tokens,
         ignore_eos=not load.natural_ends,
+        made_up_answers=load.made_up_answers,
     )
     return bench.named_workload(load.workload, options, maker.counter)
 
