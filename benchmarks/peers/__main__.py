@@ -1,6 +1,6 @@
 """penstock beside its peers on one random-weight checkpoint: the same works, interleaved, two threads each.
 
-    make bench-peers                                    everything, about half an hour; the machine should be idle
+    make bench-peers                                    everything, 40 minutes; the machine should be idle
     make bench-peers ARGS="--quick"                     two layers, few steps: only whether it runs
     make bench-peers ARGS="--work decode-1,prefill-512 --only penstock,llama.cpp --rounds 5"
 
@@ -29,7 +29,7 @@ from penstock.bench import LoadRun, MachineLimits, Record, measure_machine, read
 
 RECORDS = ROOT / "benchmarks/records"
 ROUNDS, QUICK_ROUNDS = 5, 2
-BUDGET_S = 60.0
+BUDGET_S = 30.0
 TIMEOUT_S = 180.0
 
 

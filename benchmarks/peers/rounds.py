@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.peers.child import PeerFailed
 from benchmarks.peers.works import Contender, Work
 
-TRIALS = 2  # rounds in which every variant is measured
+TRIALS = 1  # rounds in which every variant is measured
 
 Ask = Callable[[Contender, dict[str, Any]], dict[str, Any]]
 
@@ -28,7 +28,9 @@ class Unit:
         seconds: by variant, one figure a round, for `tokens`.
         tokens: likewise.
         spent_s: what its rounds took in all.
+        last_s: what the last one took.
         error: why it was given up.
+        within: the unit of the same prompt alone, which is measured along with this one.
     """
 
     contender: Contender
@@ -36,7 +38,9 @@ class Unit:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     tokens: dict[str, list[int]] = field(default_factory=dict)
     spent_s: float = 0.0
+    last_s: float = 0.0
     error: str | None = None
+    within: Unit | None = None
 
     @property
     def best(self) -> str:
@@ -58,9 +62,9 @@ class Unit:
         self.tokens.setdefault(variant, []).append(tokens)
         self.seconds.setdefault(variant, []).append(seconds)
 
-    def goes_on(self, budget_s: float, done: int) -> bool:
-        """Whether another round is worth its time: the rounds so far and one more fit its share."""
-        return self.error is None and (not done or self.spent_s * (done + 1) / done <= budget_s)
+    def goes_on(self, budget_s: float) -> bool:
+        """Whether it gets another round: it never failed, and one more like the last fits its share of time."""
+        return self.error is None and self.spent_s + self.last_s <= budget_s
 
 
 def rotated(items: Sequence[Contender], round: int) -> list[Contender]:
@@ -70,12 +74,19 @@ def rotated(items: Sequence[Contender], round: int) -> list[Contender]:
 
 
 def units_of(contenders: Sequence[Contender], works: Sequence[Work]) -> list[Unit]:
-    """Every contender at every work that it does."""
-    return [Unit(contender, work) for work in works for contender in contenders if contender.does(work)]
+    """Every contender at every work that it does, those that come with another one tied to it."""
+    units = [Unit(contender, work) for work in works for contender in contenders if contender.does(work)]
+    by = {(unit.contender.name, unit.work.name): unit for unit in units}
+    for unit in units:
+        if (whole := by.get((unit.contender.name, unit.work.within))) is not None:
+            whole.within = unit
+    return units
 
 
 def turns(units: Sequence[Unit], round: int) -> Iterator[Unit]:
-    """The units in the order of a round."""
+    """The units in the order of a round; those that come with another one are not asked."""
+    tied = {id(unit.within) for unit in units if unit.within is not None}
+    units = [unit for unit in units if id(unit) not in tied]
     works = list(dict.fromkeys(unit.work for unit in units))
     contenders = list({unit.contender.name: unit.contender for unit in units}.values())
     by = {(unit.contender.name, unit.work.name): unit for unit in units}
@@ -111,7 +122,7 @@ def measure(units: Sequence[Unit], pace: Pace, ask: Ask, say: Callable[[str], No
     """
     for round in range(pace.rounds):
         for unit in turns(units, round):
-            if unit.goes_on(pace.budget_s, round):
+            if unit.goes_on(pace.budget_s):
                 measure_once(unit, round, ask, pace.clock)
                 say(line_of(unit, round))
 
@@ -124,9 +135,14 @@ def measure_once(unit: Unit, round: int, ask: Ask, clock: Callable[[], float]) -
             order = unit.work.order | {"seed": round + 1, "variant": variant}
             said = ask(unit.contender, order)
             unit.add(variant, int(said["tokens"]), float(said["seconds"]))
+            if unit.within is not None:
+                unit.within.add(variant, int(said["prefill"]["tokens"]), float(said["prefill"]["seconds"]))
     except PeerFailed as error:
         unit.error = str(error)
-    unit.spent_s += clock() - start
+        if unit.within is not None:
+            unit.within.error = unit.error
+    unit.last_s = clock() - start
+    unit.spent_s += unit.last_s
 
 
 def line_of(unit: Unit, round: int) -> str:

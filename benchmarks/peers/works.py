@@ -24,6 +24,7 @@ class Work:
         streams: that decode side by side.
         tokens: depth at which they do, or length of the prompt.
         steps: decode steps after the first.
+        within: another work whose order reads just this prompt: where that is measured, this one comes with it.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Work:
     streams: int
     tokens: int
     steps: int = 0
+    within: str = ""
 
     @property
     def order(self) -> dict[str, Any]:
@@ -91,12 +93,12 @@ def decode(streams: int, depth: int, steps: int) -> Work:
 
 
 WORKS = (
-    decode(1, 128, 32),
-    decode(8, 128, 16),
-    decode(16, 128, 12),
-    decode(32, 128, 8),
+    decode(1, 64, 32),
+    decode(8, 64, 16),
+    decode(16, 64, 12),
+    decode(32, 64, 8),
     Work("prefill-512", "prefill", 1, 512),
-    Work("prefill-2048", "prefill", 1, 2048),
+    Work("prefill-2048", "prefill", 1, 2048, within="depth-2048"),
     decode(1, 2048, 16),
 )
 QUICK_WORKS = (
@@ -105,7 +107,7 @@ QUICK_WORKS = (
     decode(16, 32, 4),
     decode(32, 32, 4),
     Work("prefill-512", "prefill", 1, 64),
-    Work("prefill-2048", "prefill", 1, 128),
+    Work("prefill-2048", "prefill", 1, 128, within="depth-2048"),
     Work("depth-2048", "decode", 1, 128, 4),
 )
 SERVED = ("served-8", "served-16", "shared-prefix")

@@ -41,7 +41,8 @@ class Peers:
         if isinstance(took, str):
             raise PeerFailed(took)
         self.clock.now += took
-        return {"tokens": 10, "seconds": took}
+        found = {"tokens": 10, "seconds": took}
+        return found | ({"prefill": {"tokens": 64, "seconds": 2 * took}} if order.get("streams") == 1 else {})
 
 
 def run(units: list[Unit], seconds: dict[str, Any], rounds: int = 5, budget_s: float = 1e9) -> Peers:
@@ -80,15 +81,15 @@ def test_another_error_than_a_peers_is_not_swallowed() -> None:
 
 def test_slow_contenders_get_fewer_rounds_but_one() -> None:
     units = units_of([A, B], [DECODE])
-    run(units, {"a": 30.0, "b": 100.0}, budget_s=65.0)
+    run(units, {"a": 30.0, "b": 60.0}, budget_s=65.0)
     assert [len(unit.seconds[""]) for unit in units] == [2, 1]
 
 
-def test_variants_are_tried_twice_then_the_fastest_goes_on() -> None:
+def test_variants_are_tried_once_then_the_fastest_goes_on() -> None:
     both = contender("a", ("flash", "no flash"))
     units = units_of([both], [DECODE])
     run(units, {"a": {"flash": 4.0, "no flash": 2.0}})
-    assert {name: len(seconds) for name, seconds in units[0].seconds.items()} == {"flash": 2, "no flash": 5}
+    assert {name: len(seconds) for name, seconds in units[0].seconds.items()} == {"flash": 1, "no flash": 5}
     assert units[0].best == "no flash"
 
 
@@ -98,6 +99,17 @@ def test_best_is_never_a_variant_that_was_given_up_after_a_lucky_round() -> None
     for _ in range(5):
         unit.add("no flash", 10, 1.0)
     assert unit.best == "no flash"
+
+
+def test_a_prompt_that_another_work_reads_comes_with_it() -> None:
+    tied = Work("prefill-128", "prefill", 1, 128, within=DECODE.name)
+    alone, both = units_of([A], [tied]), units_of([A, B], [tied, DECODE])
+    assert [name for name, _, _ in run(alone, {"a": 4.0}, rounds=1).asked] == ["a"]
+    asked = run(both, {"a": 4.0, "b": "gone"}, rounds=2).asked
+    assert [name for name, _, _ in asked] == ["a", "b", "a"]
+    assert both[0].work is tied and both[0].rates("") == [8.0, 8.0]  # 64 tokens in twice four seconds
+    assert alone[0].rates("") == [2.5]
+    assert both[1].error == both[3].error == "gone"
 
 
 def test_who_does_not_do_a_work_is_not_asked() -> None:
