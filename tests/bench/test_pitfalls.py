@@ -67,7 +67,7 @@ CASES: list[tuple[int, Facts, str]] = [
         "2 of 10 requests did not",
     ),
     (10, facts({12: {"outcome": Outcome.REFUSED, "error": "full"}}), "(1 refused, most often 'full')"),
-    (11, facts(window=Window(0.0, 19.5)), "the ramp (no warm-up) in it"),
+    (11, facts(window=Window(0.0, 19.5)), "the ramp (nothing arrived before it) in it"),
     (11, facts(window=Window(5.0, 60.0)), "the drain in it"),
     (13, facts({id: {"end_s": 100.0} for id in range(8, 20)}), "10 requests arrived in the window and 0 ended"),
 ]

@@ -115,6 +115,22 @@ def test_an_interrupted_run_is_written_and_shown(url: str, tmp_path: Path) -> No
     assert run.interrupted and 1 <= len(run.seen) < 400
 
 
+@pytest.mark.parametrize("flag", ["--json", "--html"])
+@pytest.mark.parametrize("verb", ["serve", "sweep", "compare"])
+def test_a_file_that_can_not_be_written_is_refused_before_the_load(verb: str, flag: str, tmp_path: Path) -> None:
+    urls = ["http://127.0.0.1:9"] * (2 if verb == "compare" else 1)  # nobody is asked
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "inner"):
+        with pytest.raises(ConfigError, match="can't be written"):
+            invoke(verb, *urls, flag, str(path))
+
+
+def test_a_warm_up_that_is_too_long_is_refused_before_the_machine_is_measured(url: str) -> None:
+    arguments = ("--arrivals", "constant:20", "--requests", "10", "--warmup", "9", *SMALL, "--machine")
+    with pytest.raises(ConfigError, match="no request would count"):
+        invoke("serve", url, *arguments)
+
+
 def test_a_sweep_that_ends_before_its_time_keeps_its_runs(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,7 +34,7 @@ from penstock.bench.definitions import (
     timing_of,
 )
 from penstock.bench.discover import ServedModel, served_model
-from penstock.bench.drive import Target, drive
+from penstock.bench.drive import Target, check_warmup, drive
 from penstock.bench.engine import EnginePlan, bench_engine
 from penstock.bench.health import Health, Lag, LagBounds
 from penstock.bench.lengths import (
@@ -149,6 +149,7 @@ __all__ = [
     "arrival_facts",
     "arrivals_window",
     "bench_engine",
+    "check_warmup",
     "compare_runs",
     "comparison_table",
     "cost_per_million",

@@ -180,7 +180,7 @@ def ramp_is_inside(facts: Facts) -> str | None:
     last = max((one.intended_s for one in facts.result.seen), default=0.0)
     inside = []
     if facts.window.begin_s <= first:
-        inside.append("the ramp (no warm-up)")
+        inside.append("the ramp (nothing arrived before it)")
     if facts.window.end_s > last * 1.05 + 0.1:
         inside.append("the drain")
     return f"the window has {' and '.join(inside)} in it." if inside else None

@@ -51,12 +51,13 @@ def serve(url: Url, model: Model = None, arrivals: Arrive = None, *, load: LoadF
     """Load a server and show its latencies, rates and goodput."""
     from penstock import bench
 
-    objectives_of(load)  # before anything that takes time
+    check_load(load)
     chosen = bench.parse_arrivals(arrivals) if arrivals else None
     endpoint, context = endpoint_of(url, model, load)
     with opened("server", endpoint, load) as target:
         workload = workload_of(load, chosen, context, load.seed, target.maker)
         told(workload)
+        bench.check_warmup(load.warmup, workload.ends_s)
         origin = origin_of(load, [endpoint])
         with bench_show.progress("load") as report:
             run = bench.drive(target, workload, report=report)
@@ -87,7 +88,7 @@ def sweep(
     """Load a server at growing rates, and find the rate at which it falls behind."""
     from penstock import bench
 
-    objectives_of(load)
+    check_load(load)
     plan = bench.SweepPlan(start=start, growth=growth, max_rate=max_rate, refine=refine, rounds=rounds)
     endpoint, context = endpoint_of(url, model, load)
     with opened("server", endpoint, load) as target:
@@ -103,6 +104,7 @@ def sweep(
                 return kept(bench.drive(target, at(rate, round), round=round, rate=rate, report=report), runs)
 
         first = at(start, 0)
+        bench.check_warmup(load.warmup, first.ends_s)
         origin = origin_of(load, [endpoint])
         cut = until_cut(lambda: bench.run_sweep(one, plan, options.tell), runs)
     record = record_of("sweep", origin, [endpoint], tuple(runs), load, first)
@@ -125,7 +127,7 @@ def compare(
     """Load two servers by turns with the same work, and say whether the difference is real."""
     from penstock import bench
 
-    objectives_of(load)
+    check_load(load)
     chosen = bench.parse_arrivals(arrivals) if arrivals else None
     found = [endpoint_of(url, model, load) for url, model in ((url_a, model_a), (url_b, model_b))]
     endpoints = [endpoint for endpoint, _ in found]
@@ -143,6 +145,7 @@ def compare(
                 return kept(bench.drive(targets[label], at(label, round), round=round, report=report), runs)
 
         first = at("A", 0)
+        bench.check_warmup(load.warmup, first.ends_s)
         origin = origin_of(load, endpoints)
         cut = until_cut(lambda: bench.run_comparison(one, ("A", "B"), rounds, options.tell), runs)
     record = record_of("compare", origin, endpoints, tuple(runs), load, first)
@@ -153,6 +156,16 @@ def compare(
         finish(record, [], ["no round is whole: there is nothing to compare."], cut)
     compared = bench.compare_runs(runs, record.objectives)
     finish(record, [bench.comparison_table(compared)], compared.notes, cut)
+
+
+def check_load(load: LoadFlags) -> None:
+    """Passes flags that would else be found wrong only after the load.
+
+    Raises:
+        ConfigError: an objective is none, or a file can't be written.
+    """
+    objectives_of(load)
+    bench_show.check_writable(load.json, load.html)
 
 
 def kept(run: LoadRun, runs: list[LoadRun]) -> LoadRun:

@@ -5,9 +5,11 @@ Knows nothing about what figures mean. Invariant: a run that is not valid is nev
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +49,24 @@ def warn(runs: Sequence[LoadRun]) -> None:
     for number, texts in sorted(said.items()):
         share = f" (in {len(texts)} of {len(runs)} runs; of the last of them)" if len(runs) > 1 else ""
         options.tell(f"warning {number}{share}: {texts[-1]}")
+
+
+def check_writable(json: Path | None, html: Path | None) -> None:
+    """Passes files that can be written, before anything that takes time.
+
+    Raises:
+        ConfigError: one can't, or there is no plotting library for a report.
+    """
+    if html is not None and find_spec("matplotlib") is None:
+        raise ConfigError(
+            "reports need matplotlib, which is not installed.", param="html", hint="pip install 'penstock[bench]'."
+        )
+    for path in (json, html):
+        if path is None:
+            continue
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ConfigError(f"{path} can't be written.", hint="choose another path.")
 
 
 def save(record: Record, json: Path | None, html: Path | None) -> None:
