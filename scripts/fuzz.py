@@ -31,6 +31,7 @@ from tests.fuzz.bombs import BOMBS  # noqa: E402
 from tests.fuzz.mutations import case  # noqa: E402
 from tests.fuzz.opening import Outcome, open_model, start_model, write  # noqa: E402
 from tests.fuzz.planted import PLANTED  # noqa: E402
+from tests.fuzz.vocabulary_bombs import VOCABULARY_BOMBS, open_vocabulary  # noqa: E402
 
 REPORT_EVERY = 2000  # cases
 
@@ -66,13 +67,16 @@ def main() -> int:
 
 
 def bombs(folder: Path) -> int:
-    """Opens every file of tests/fuzz/bombs.py; the exit code."""
-    names = list(BOMBS)
-    worker = Worker(folder / "running", lambda at: BOMBS[names[at]]())
+    """Opens every file of tests/fuzz/bombs.py and tests/fuzz/vocabulary_bombs.py; the exit code."""
     faults = 0
-    for at, outcome in run_all(range(len(names)), worker, hang_s=60):
-        faults += outcome.kind != "refused"
-        print(f"{outcome.kind:8} {outcome.grown_bytes / 1e6:6.1f} MB  {names[at]}: {outcome.said[:160]}", flush=True)
+    for table, opener in ((BOMBS, open_model), (VOCABULARY_BOMBS, open_vocabulary)):
+        names, makers = list(table), list(table.values())
+        worker = Worker(folder / "running", lambda at, makers=makers: makers[at](), opener, apart=True)  # type: ignore[misc]
+        for at, outcome in run_all(range(len(names)), worker, hang_s=60):
+            faults += outcome.kind != "refused"
+            print(
+                f"{outcome.kind:8} {outcome.grown_bytes / 1e6:6.1f} MB  {names[at]}: {outcome.said[:160]}", flush=True
+            )
     return 1 if faults else 0
 
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.fuzz.opening import Open, Outcome, attempt, open_model, write
+from tests.fuzz.opening import Open, Outcome, attempt, case_path, open_model, write
 
 HANG_S = 20.0
 ADDRESS_BYTES = 4 * 1024**3
@@ -30,6 +30,7 @@ class Worker:
     folder: Path
     make: Callable[[int], Files]
     opener: Open = open_model
+    apart: bool = False  # cases are made in a process of their own, or opening them would take what making them left
     pid: int = 0
     ask: int = -1
     told: int = -1
@@ -62,12 +63,23 @@ class Worker:
             os.dup2(noise, number)
         with os.fdopen(asks) as lines:
             for line in lines:
-                outcome = attempt(write(self.make(int(line)), self.folder), self.opener)
+                outcome = attempt(self._written(int(line)), self.opener)
                 if outcome.sound and (printed := os.pread(noise, 1000, 0)):
                     outcome = Outcome("noise", printed.decode(errors="replace"), outcome.grown_bytes)
                 os.ftruncate(noise, 0)
                 os.lseek(noise, 0, os.SEEK_SET)
                 os.write(told, json.dumps(asdict(outcome)).encode() + b"\n")
+
+    def _written(self, seed: int) -> Path:
+        """The path of a case, once it is on disk."""
+        if not self.apart:
+            return write(self.make(seed), self.folder)
+        child = os.fork()
+        if not child:
+            write(self.make(seed), self.folder)
+            os._exit(0)
+        os.waitpid(child, 0)
+        return case_path(self.folder)
 
     def run(self, seed: int, hang_s: float = HANG_S) -> Outcome:
         """What came of one case; a process that died or hung is replaced."""

@@ -75,7 +75,12 @@ def write(files: dict[str, bytes], folder: Path) -> Path:
         old.unlink()
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    return folder / "model.gguf" if "model.gguf" in files else folder
+    return case_path(folder)
+
+
+def case_path(folder: Path) -> Path:
+    """What is opened of a folder."""
+    return folder / "model.gguf" if (folder / "model.gguf").exists() else folder
 
 
 def attempt(path: Path, opener: Open = open_model) -> Outcome:
@@ -96,7 +101,7 @@ def attempt(path: Path, opener: Open = open_model) -> Outcome:
     if kind == "refused" and (fault := line_fault(said, path)):
         kind, said = "line", f"{fault}: {said}"
     size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
-    if kind == "refused" and grown > ALLOWED_BYTES + 2 * size:  # the file's own mapped pages are counted too
+    if kind == "refused" and grown > ALLOWED_BYTES + size:
         kind, said = "memory", f"{grown:,} bytes for {size:,} on disk: {said}"
     return Outcome(kind, said[:MAX_LINE], grown)
 

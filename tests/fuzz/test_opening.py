@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tests.fuzz.arena import Worker, run_all
 from tests.fuzz.bombs import BOMBS
 from tests.fuzz.mutations import case, plain
-from tests.fuzz.opening import attempt, write
+from tests.fuzz.opening import ALLOWED_BYTES, attempt, write
 from tests.fuzz.planted import PLANTED
 from tests.fuzz.seeds import folder, gguf, other_tokenizer, sharded
+from tests.fuzz.vocabulary_bombs import VOCABULARY_BOMBS, bpe, open_vocabulary, written
 
 # Seeds whose cases once failed: no file named (16, 284), a library's panic on stderr
 # (975), control characters of a key in a message (50004718, 50018756).
@@ -24,7 +25,10 @@ QUICK_BOMBS = (
     "gguf: wide strings", "tokenizer: added tokens", "tokenizer: numbers in the model", "tokenizer.model: ranks",
     "tekken: empty lists",
 )  # fmt: skip
-
+QUICK_VOCABULARIES = (
+    "merges: a wrong one at the end", "unigram: long pieces", "added tokens: long", "steps: many replacements",
+    "tekken: a token twice",
+)  # fmt: skip
 
 FOLDERS = (folder(), sharded(), other_tokenizer("tokenizer.model"), other_tokenizer("tekken.json"))
 
@@ -59,6 +63,20 @@ def test_no_small_file_takes_much_memory(name: str, tmp_path: Path) -> None:
     worker = Worker(tmp_path, lambda seed: BOMBS[name]())
     ((_, outcome),) = run_all([0], worker, hang_s=60)
     assert outcome.kind == "refused", outcome
+
+
+@pytest.mark.parametrize("name", QUICK_VOCABULARIES)
+def test_no_vocabulary_takes_much_memory_before_it_is_refused(name: str, tmp_path: Path) -> None:
+    worker = Worker(tmp_path, lambda seed: VOCABULARY_BOMBS[name](), open_vocabulary, apart=True)
+    ((_, outcome),) = run_all([0], worker, hang_s=60)
+    assert outcome.kind == "refused", outcome
+
+
+def test_the_measure_sees_what_the_library_takes(tmp_path: Path) -> None:
+    """The control: the same vocabulary without the mistake takes far more than a refusal may."""
+    worker = Worker(tmp_path, lambda seed: written(bpe()), open_vocabulary, apart=True)
+    ((_, outcome),) = run_all([0], worker, hang_s=60)
+    assert outcome.kind == "opened" and outcome.grown_bytes > 2 * ALLOWED_BYTES, outcome
 
 
 @pytest.mark.parametrize("name", PLANTED)

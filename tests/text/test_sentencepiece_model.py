@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.text.torture import real_file
 
 from penstock.core import ModelFileError, limits
-from penstock.text.sentencepiece_model import BPE, UNIGRAM, read_spm_model
+from penstock.text.sentencepiece_model import BPE, PIECE_BYTES, UNIGRAM, read_spm_model
 
 
 def varint(value):
@@ -82,7 +82,7 @@ def test_bad_files_are_refused(data, reason):
 
 
 def test_too_many_pieces(monkeypatch):
-    monkeypatch.setattr(limits, "MAX_OVERHEAD_BYTES", 3 * 160)
+    monkeypatch.setattr(limits, "MAX_OVERHEAD_BYTES", 3 * PIECE_BYTES)
     with pytest.raises(ModelFileError, match="more than 3 pieces"):
         read_spm_model(model())
 

@@ -27,7 +27,7 @@ _IDS = MappingProxyType({40: "unk_token", 41: "bos_token", 42: "eos_token", 43: 
 _DEFAULT_IDS = MappingProxyType({"unk_token": 0, "bos_token": 1, "eos_token": 2, "pad_token": -1})
 _CHARSMAP, _DUMMY_PREFIX, _SQUEEZE, _ESCAPE = 2, 3, 4, 5
 
-_PIECE_BYTES: Final = 160  # what one takes in memory, while all are read and compared
+PIECE_BYTES: Final = 240  # what one takes in memory at most, until its vocabulary is refused
 
 _Value: TypeAlias = int | memoryview
 _KINDS = frozenset(map(int, Kind))
@@ -95,7 +95,7 @@ def read_spm_model(data: bytes) -> SpmModel:
 
 def _add_piece(pieces: Pieces, data: memoryview) -> None:
     """Appends one piece."""
-    if len(pieces.names) >= limits.MAX_OVERHEAD_BYTES // _PIECE_BYTES:
+    if len(pieces.names) >= limits.MAX_OVERHEAD_BYTES // PIECE_BYTES:
         raise ModelFileError(f"more than {len(pieces.names)} pieces, which would take too much memory.")
     name, score, kind = b"", 0.0, int(Kind.NORMAL)
     for field, value in _fields(data):

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import chain
+from itertools import chain, groupby, islice
 from typing import Final
 
 from tokenizers import AddedToken, Regex, decoders, normalizers
@@ -122,36 +123,38 @@ def score_merges(names: Sequence[str], scores: Sequence[float], parts: Container
     Raises:
         ModelFileError: too many ways, or many pieces share a score, so that leftmost-first can't be told from ranks.
     """
-    cut = _cuts(names, parts)
-    best = {name: -score for name, score in zip(names, scores, strict=True) if name in cut}
-    tied = {score for score, count in Counter(best.values()).items() if count > 1}
-    if tied and Counter(best.values()).most_common(1)[0][1] > _MAX_TIED:
-        score, count = Counter(best.values()).most_common(1)[0]
+    places, counts = _cuts(names, parts)
+    merged = sorted(score for score, count in zip(scores, counts, strict=True) if count)
+    shared = max(((len(list(alike)), score) for score, alike in groupby(merged)), default=(0, 0.0))
+    if shared[0] > _MAX_TIED:
         raise ModelFileError(
-            f"{count} pieces have the same score {-score:g}, at most {_MAX_TIED} may.",
+            f"{shared[0]} pieces have the same score {shared[1]:g}, at most {_MAX_TIED} may.",
             hint="the order of merges is lost in this file; convert the model again.",
         )
+    every = iter(places)
+    cut = {name: list(islice(every, count)) for name, count in zip(names, counts, strict=True) if count}
+    best = {name: -score for name, score in zip(names, scores, strict=True) if name in cut}
+    tied = shared[0] > 1
     order = sorted(cut, key=best.__getitem__)
     if tied:
         return _with_ties(order, best, cut)
     return [(name[:at], name[at:]) for name in order for at in cut[name]]
 
 
-def _cuts(names: Sequence[str], parts: Container[str]) -> dict[str, list[int]]:
-    """Where each name falls into two parts, the last place first; names that never do are absent.
+def _cuts(names: Sequence[str], parts: Container[str]) -> tuple[array[int], array[int]]:
+    """Where each name falls into two parts, the last place first, one name after the other; and how often each does.
 
     Raises:
         ModelFileError: there are more merges than the largest published vocabularies have.
     """
-    found: dict[str, list[int]] = {}
-    count = 0
+    places, counts = array("H"), array("H")  # a vocabulary without order is refused before lists are made
     for name in names:
-        if cuts := [at for at in range(len(name) - 1, 0, -1) if name[:at] in parts and name[at:] in parts]:
-            found[name] = cuts
-            count += len(cuts)
-            if count > limits.MAX_MERGES:
-                raise ModelFileError(f"more than {limits.MAX_MERGES} merges.")
-    return found
+        before = len(places)
+        places.extend(at for at in range(len(name) - 1, 0, -1) if name[:at] in parts and name[at:] in parts)
+        counts.append(len(places) - before)
+        if len(places) > limits.MAX_MERGES:
+            raise ModelFileError(f"more than {limits.MAX_MERGES} merges.")
+    return places, counts
 
 
 def _with_ties(order: list[str], best: dict[str, float], cut: dict[str, list[int]]) -> list[tuple[str, str]]:
