@@ -293,5 +293,6 @@ NB_MODULE(_native, m) {
   penstock::bind_kernels(m);
   penstock::bind_pack(m);
   penstock::bind_bench(m);
+  penstock::bind_sampler(m);
   penstock::bind_decoder(m);
 }

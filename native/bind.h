@@ -5,11 +5,13 @@
 #include <nanobind/ndarray.h>
 
 #include <optional>
+#include <vector>
 
 #include "counted.h"
 #include "kernels.h"
 #include "linear.h"
 #include "pool.h"
+#include "sampler.h"
 #include "threads.h"
 
 namespace penstock {
@@ -26,6 +28,13 @@ struct MatrixHandle {
   Counted<MatrixHandle> counted;
 };
 
+// How to_logprobs() results are typed in Python.
+#define LOGPROBS "list[tuple[int, float, int, tuple[tuple[int, float], ...]]]"
+
+// None without any, else a list of (token, logprob, rank, ((token, logprob), ...)).
+nanobind::object to_logprobs(const std::vector<TokenLogprob>& values);  // bind_sampler.cc
+
+void bind_sampler(nanobind::module_& m);               // bind_sampler.cc
 void bind_decoder(nanobind::module_& m);               // bind_decoder.cc
 void bind_ops(nanobind::class_<TierHandle>& kernels);  // bind_ops.cc
 

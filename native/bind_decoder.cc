@@ -1,7 +1,6 @@
 // The decoder in Python. Plans cross as the plain tuples that they are; results as tuples. No logic of its own.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
@@ -243,21 +242,6 @@ nb::tuple to_tuple(const std::vector<int32_t>& values) {
   return nb::steal<nb::tuple>(tuple);
 }
 
-// How to_logprobs() results are typed in Python.
-#define LOGPROBS "list[tuple[int, float, int, tuple[tuple[int, float], ...]]]"
-
-// None without any, else a list of (token, logprob, rank, ((token, logprob), ...)).
-nb::object to_logprobs(const std::vector<TokenLogprob>& values) {
-  if (values.empty()) return nb::none();
-  nb::list out;
-  for (const TokenLogprob& value : values) {
-    nb::list top;
-    for (const auto& [token, logprob] : value.top) top.append(nb::make_tuple(token, logprob));
-    out.append(nb::make_tuple(value.token, value.logprob, value.rank, nb::tuple(top)));
-  }
-  return out;
-}
-
 nb::list to_results(const std::vector<RowOutput>& rows) {
   nb::list out;
   for (const RowOutput& row : rows) {
@@ -283,34 +267,6 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> to_array(const std::vector<float>& va
   auto* data = new std::vector<float>(values);
   nb::capsule owner(data, [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
   return nb::ndarray<nb::numpy, float, nb::ndim<2>>(data->data(), {rows, columns}, owner);
-}
-
-// Many draws from one distribution, position by position: the sampler's own door, for tests of its distribution.
-std::vector<int32_t> sample_many(const TierHandle& tier, Vector logits, const Sampling& sampling, int64_t first_position,
-                                 int64_t count, std::vector<int32_t> tokens, int64_t num_prompt) {
-  if (count < 0 || logits.shape(0) < 1 || num_prompt < 0 || num_prompt > static_cast<int64_t>(tokens.size())) {
-    throw nb::value_error("count, logits or num_prompt out of range");
-  }
-  const int64_t vocab = static_cast<int64_t>(logits.shape(0));
-  Sampling checked = sampling;
-  std::erase_if(checked.bias, [&](const auto& b) { return b.first < 0 || b.first >= vocab; });
-  std::erase_if(checked.end_ids, [&](int32_t id) { return id < 0 || id >= vocab; });
-  for (const int32_t token : tokens) {
-    if (token < 0 || token >= vocab) throw nb::value_error("token id out of range");
-  }
-  std::vector<int32_t> out(static_cast<size_t>(count), -1);
-  nb::gil_scoped_release release;
-  History history;
-  history.reset(std::move(tokens), num_prompt);
-  SampleScratch scratch;
-  for (int64_t i = 0; i < count; ++i) {
-    int32_t token = -1;
-    if (sample_token(*tier.kernels, {logits.data(), vocab, first_position + i, nullptr}, checked, history, scratch, token,
-                     nullptr) == SampleError::none) {
-      out[static_cast<size_t>(i)] = token;
-    }
-  }
-  return out;
 }
 
 void bind_model(nb::module_& m) {
@@ -391,14 +347,6 @@ void bind_model(nb::module_& m) {
           nb::sig("def set_matrix(self, place: str, layer: int, matrix: Matrix) -> None"));
 }
 
-// Raw log probabilities of one token, as results carry them.
-nb::object raw_logprob(const TierHandle& tier, Vector logits, int32_t token, int64_t top) {
-  const int64_t vocab = static_cast<int64_t>(logits.shape(0));
-  if (token < 0 || token >= vocab || top < 0) throw nb::value_error("token or top out of range");
-  SampleScratch scratch;
-  return nb::object(to_logprobs({token_logprob(*tier.kernels, logits.data(), vocab, token, top, scratch)}));
-}
-
 void init_decoder(Decoder* self, Pool& pool, const TierHandle& tier, const ModelBuilder& builder, int64_t max_slots,
                   int64_t max_step_tokens, int64_t page_tokens, int32_t kv_type) {
   check_model(builder.model);
@@ -409,36 +357,10 @@ void init_decoder(Decoder* self, Pool& pool, const TierHandle& tier, const Model
   new (self) Decoder(pool, *tier.kernels, builder.model, {max_slots, max_step_tokens, page_tokens, static_cast<KvType>(kv_type)});
 }
 
-void bind_sampling(nb::module_& m) {
-  nb::class_<Sampling>(m, "Sampling")
-      .def(nb::init<>())
-      .def_rw("temperature", &Sampling::temperature)
-      .def_rw("top_p", &Sampling::top_p)
-      .def_rw("min_p", &Sampling::min_p)
-      .def_rw("typical_p", &Sampling::typical_p)
-      .def_rw("top_k", &Sampling::top_k)
-      .def_rw("repetition", &Sampling::repetition)
-      .def_rw("presence", &Sampling::presence)
-      .def_rw("frequency", &Sampling::frequency)
-      .def_rw("min_tokens", &Sampling::min_tokens)
-      .def_rw("logprobs", &Sampling::logprobs)
-      .def_rw("seed", &Sampling::seed)
-      .def_rw("sample", &Sampling::sample)
-      .def_rw("bias", &Sampling::bias)
-      .def_rw("end_ids", &Sampling::end_ids);
-  m.def("sample_many", &sample_many, nb::arg("kernels"), nb::arg("logits").noconvert(), nb::arg("sampling"),
-        nb::arg("first_position"), nb::arg("count"), nb::arg("tokens"), nb::arg("num_prompt"),
-        "Tokens drawn at successive positions from the same logits and history; -1 where nothing may be drawn.");
-  m.def("raw_logprob", &raw_logprob, nb::arg("kernels"), nb::arg("logits").noconvert(), nb::arg("token"), nb::arg("top"),
-        nb::sig(
-            "def raw_logprob(kernels: Kernels, logits: numpy.typing.NDArray[numpy.float32], token: int, top: int) -> " LOGPROBS));
-}
-
 }  // namespace
 
 void bind_decoder(nb::module_& m) {
   bind_model(m);
-  bind_sampling(m);
   nb::class_<Decoder>(m, "Decoder")
       .def("__init__", &init_decoder, nb::arg("pool"), nb::arg("kernels"), nb::arg("model"), nb::arg("max_slots"),
            nb::arg("max_step_tokens"), nb::arg("page_tokens"), nb::arg("kv_type"), nb::keep_alive<1, 2>(), nb::keep_alive<1, 4>())

@@ -216,16 +216,18 @@ void run_sampler(const Kernels& kernels, float nudge, Digest& digest) {
   kinds[3].min_p = 0.05;
   kinds[4].typical_p = 0.7;
   kinds[5].repetition = 1.3f;
+  std::vector<float> maxima(static_cast<size_t>(penstock::outline_count(vocab)));
+  kernels.outline(logits.data(), vocab, 1, vocab, maxima.data(), penstock::outline_count(vocab));
+  add(maxima, digest);
   penstock::SampleScratch scratch;
   for (const penstock::Sampling& sampling : kinds) {
     penstock::History history;
     history.reset({1, 2, 3}, 2);
     for (int64_t position = 0; position < 40; ++position) {
-      int32_t token = -1;
-      penstock::TokenLogprob logprob;
-      penstock::sample_token(kernels, {logits.data(), vocab, position, nullptr}, sampling, history, scratch, token, &logprob);
-      digest.add(&token, sizeof token);
-      digest.add(&logprob.logprob, sizeof logprob.logprob);
+      const penstock::LogitView view{logits.data(), maxima.data(), vocab};
+      const penstock::Sampled sampled = penstock::sample_token(kernels, {view, position, nullptr}, sampling, history, scratch);
+      digest.add(&sampled.token, sizeof sampled.token);
+      digest.add(&sampled.logprob.logprob, sizeof sampled.logprob.logprob);
     }
   }
 }

@@ -195,20 +195,19 @@ void Decoder::dense_mlp(const LayerFacts& f, const GatedMlp& mlp, int64_t width,
 
 // --- Outputs ------------------------------------------------------------------------------------------------------------------------
 
-// out: [rows, vocab] f32, logits after the tokens at those batch indices.
-void Decoder::head_logits(const std::vector<int64_t>& rows, float* out) {
-  const int64_t hidden = model_.facts.hidden, vocab = model_.facts.vocab, count = static_cast<int64_t>(rows.size());
-  float* picked = hidden_rows_.need(count * hidden);
-  for (int64_t i = 0; i < count; ++i) {
-    kernels_.rms_norm(x_.data.get() + rows[static_cast<size_t>(i)] * hidden, model_.final_norm, model_.facts.norm_eps,
-                      picked + i * hidden, hidden);
-  }
-  activations_.reset(picked, hidden, count, hidden);
-  linear(pool_, kernels_, model_.head.matrix, activations_, model_.head.bias, out, vocab);
+// Logits after the tokens at those batch indices, with their outlines; valid until the next call.
+LogitRows Decoder::head_logits(const std::vector<int64_t>& rows) {
   const ModelFacts& f = model_.facts;
-  if (f.logit_scale != 1.0f || f.logit_softcap != 0.0f) {
-    pool_.each(count, [&](int64_t i, int) { kernels_.cap_logits(out + i * vocab, vocab, f.logit_scale, f.logit_softcap); });
-  }
+  const int64_t hidden = f.hidden, count = static_cast<int64_t>(rows.size());
+  float* picked = hidden_rows_.need(count * hidden);
+  over(count, hidden, [&](int64_t i) {
+    const float* x = x_.data.get() + rows[static_cast<size_t>(i)] * hidden;
+    kernels_.rms_norm(x, model_.final_norm, f.norm_eps, picked + i * hidden, hidden);
+  });
+  activations_.reset(picked, hidden, count, hidden);
+  const LogitRows out{logits_.need(count * f.vocab), maxima_.need(count * outline_count(f.vocab)), f.vocab};
+  head_rows(pool_, kernels_, model_.head.matrix, model_.head.bias, activations_, {f.logit_scale, f.logit_softcap}, out);
+  return out;
 }
 
 void Decoder::gather_logits(const Step& step) {
@@ -222,13 +221,11 @@ void Decoder::gather_logits(const Step& step) {
     for (int64_t i = end - row.num_drafts - 1; i < end; ++i) rows.push_back(i);
   }
   num_logits_ = static_cast<int64_t>(rows.size());
-  if (num_logits_ > 0) head_logits(rows, logits_.need(num_logits_ * model_.facts.vocab));
+  if (num_logits_ > 0) head_logits(rows);
 }
 
 // Logprobs of prompt tokens, from the logits one position before each, a bounded number at a time.
 void Decoder::prompt_logprobs(const Step& step) {
-  const int64_t vocab = model_.facts.vocab;
-  std::vector<SampleScratch> scratch(static_cast<size_t>(pool_.threads()));
   int64_t batch_first = 0;
   for (size_t r = 0; r < step.rows.size(); batch_first += step.rows[r].count, ++r) {
     const StepRow& row = step.rows[r];
@@ -240,17 +237,17 @@ void Decoder::prompt_logprobs(const Step& step) {
       const int64_t count = std::min(kLogprobRows, row.logprobs_count - done);
       std::vector<int64_t> rows;
       for (int64_t i = 0; i < count; ++i) rows.push_back(batch_first + row.logprobs_first + done + i - 1 - row.start);
-      const float* logits = logits_.need(count * vocab);
-      head_logits(rows, logits_.data.get());
+      const LogitRows logits = head_logits(rows);
       std::atomic<bool> finite{true};
       pool_.each(count, [&](int64_t i, int thread) {
-        if (!kernels_.scan_logits(logits + i * vocab, vocab).finite) {
+        const LogitView view = logits.row(i);
+        if (!greatest(kernels_, view).finite) {
           finite = false;
           return;
         }
         const int32_t token = history.at(row.logprobs_first + done + i);
         output.prompt_logprobs[static_cast<size_t>(done + i)] =
-            token_logprob(kernels_, logits + i * vocab, vocab, token, row.logprobs_top, scratch[static_cast<size_t>(thread)]);
+            token_logprob(kernels_, view, token, row.logprobs_top, sample_scratch_[static_cast<size_t>(thread)]);
       });
       if (!finite) output.error = SampleError::invalid_logits;
     }

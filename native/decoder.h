@@ -231,10 +231,11 @@ class Decoder {
   void add_branch(const float* branch, const float* post_norm);
   void norm_rows(const float* x, const float* weight, float* out, int64_t rows);
   void project(const Projection& projection, float* out);
-  void head_logits(const std::vector<int64_t>& rows, float* out);
+  LogitRows head_logits(const std::vector<int64_t>& rows);
   void gather_logits(const Step& step);
   void prompt_logprobs(const Step& step);
   RowOutput sample_row(const Step& step, size_t index, const uint8_t* mask, SampleScratch& scratch);
+  LogitRows logit_rows() const { return {logits_.data.get(), maxima_.data.get(), model_.facts.vocab}; }
   KvLayer kv_layer(size_t layer) const;
   // body(i) for i in [0, count), each worth about `work` floats; short work stays on this thread.
   template <class F>
@@ -257,12 +258,13 @@ class Decoder {
   std::vector<WorkItem> items_;
   std::vector<int64_t> logit_first_;  // first logits row of each step row
   std::vector<RowOutput> outputs_;
-  Floats x_, normed_, q_, k_, v_, attended_, gate_, up_, branch_, hidden_rows_, logits_, scratch_;
+  Floats x_, normed_, q_, k_, v_, attended_, gate_, up_, branch_, hidden_rows_, logits_, maxima_, scratch_;
   int64_t num_logits_ = 0;
   Floats router_, experts_out_;
   Activations activations_, routed_;
   Routing routing_;
   std::vector<LinearPart> parts_;
+  std::vector<SampleScratch> sample_scratch_;  // of each thread
 
   std::mutex mutex_;
   std::condition_variable changed_;

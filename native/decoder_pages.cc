@@ -19,6 +19,7 @@ int64_t padded(int64_t dim) { return (dim + kTile - 1) / kTile * kTile; }
 Decoder::Decoder(Pool& pool, const Kernels& kernels, Model model, Limits limits)
     : pool_(pool), kernels_(kernels), model_(std::move(model)), limits_(limits), slots_(static_cast<size_t>(limits.max_slots)) {
   make_groups();
+  sample_scratch_.resize(static_cast<size_t>(pool_.threads()));
   driver_ = std::thread([this] { drive(); });
 }
 

@@ -151,11 +151,14 @@ std::vector<RowOutput> Decoder::finish(const std::vector<MaskRef>& masks) {
   std::vector<RowOutput> results;
   const auto started = Clock::now();
   if (failure == nullptr) {
-    std::vector<SampleScratch> scratch(static_cast<size_t>(pool_.threads()));
+    std::vector<const uint8_t*> mask_of(slots_.size());
+    for (const MaskRef& mask : masks) {
+      if (mask.slot >= 0 && mask.slot < limits_.max_slots) mask_of[static_cast<size_t>(mask.slot)] = mask.bits;
+    }
     pool_.each(static_cast<int64_t>(step.rows.size()), [&](int64_t index, int thread) {
       const auto r = static_cast<size_t>(index);
-      const auto mask = std::find_if(masks.begin(), masks.end(), [&](const MaskRef& m) { return m.slot == step.rows[r].slot; });
-      outputs_[r] = sample_row(step, r, mask == masks.end() ? nullptr : mask->bits, scratch[static_cast<size_t>(thread)]);
+      const uint8_t* mask = mask_of[static_cast<size_t>(step.rows[r].slot)];
+      outputs_[r] = sample_row(step, r, mask, sample_scratch_[static_cast<size_t>(thread)]);
     });
     results = std::move(outputs_);
   }
@@ -189,14 +192,13 @@ RowOutput Decoder::sample_row(const Step& step, size_t index, const uint8_t* mas
   Slot& slot = slots_[static_cast<size_t>(row.slot)];
   const int64_t last = row.start + row.count - row.num_drafts;  // position of the first sampled token
   for (int64_t i = 0; i <= row.num_drafts; ++i) {
-    const float* logits = logits_.data.get() + (logit_first_[index] + i) * model_.facts.vocab;
-    int32_t token = -1;
-    TokenLogprob logprob;
-    out.error = sample_token(kernels_, {logits, model_.facts.vocab, last + i, mask}, slot.sampling, slot.history, scratch, token,
-                             &logprob);
+    Sampled sampled =
+        sample_token(kernels_, {logit_rows().row(logit_first_[index] + i), last + i, mask}, slot.sampling, slot.history, scratch);
+    out.error = sampled.error;
     if (out.error != SampleError::none) break;
+    const int32_t token = sampled.token;
     out.tokens.push_back(token);
-    if (slot.sampling.logprobs >= 0) out.logprobs.push_back(std::move(logprob));
+    if (slot.sampling.logprobs >= 0) out.logprobs.push_back(std::move(sampled.logprob));
     slot.history.push(token);
     if (i < row.num_drafts && step.tokens[static_cast<size_t>(row.first + row.count - row.num_drafts + i)] != token) break;
   }

@@ -6,30 +6,19 @@
 #include <limits>
 
 #include "kernels.h"
+#include "sampler_noise.h"
 
 namespace penstock {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// Finaliser of SplitMix64 (Steele, Lea and Flood 2014).
-uint64_t mix(uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  return z ^ (z >> 31);
-}
-
-constexpr uint64_t kGolden = 0x9e3779b97f4a7c15ull;
-
-// Noise of one position: token id → (0, 1), 53 bits.
+// Noise of one position: token id → Gumbel.
 struct Noise {
   uint64_t key;
   Noise(uint64_t seed, uint64_t sample, int64_t position)
       : key(mix(mix(mix(seed + kGolden) + (sample + 1) * kGolden) + (static_cast<uint64_t>(position) + 1) * kGolden)) {}
-  double uniform(int32_t token) const {
-    const uint64_t z = mix(key + (static_cast<uint64_t>(token) + 1) * kGolden);
-    return (static_cast<double>(z >> 11) + 0.5) * 0x1p-53;
-  }
+  double uniform(int32_t token) const { return noise_uniform(noise_bits(key, token)); }
   // -log(-log(1 - v)): Gumbel with v uniform.
   double gumbel(int32_t token) const { return -std::log(-std::log1p(-uniform(token))); }
 };
@@ -37,77 +26,34 @@ struct Noise {
 // 1 / temperature as a float that keeps 0 · it a zero.
 float inverse(double temperature) { return static_cast<float>(std::min(1.0 / temperature, 1e30)); }
 
-// Descending logits, ties to the lower id.
-struct Better {
-  const float* logits;
-  bool operator()(int32_t a, int32_t b) const { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); }
-};
-
-// The `count` best ids in order, into ids. Up to 64 by a sorted window over one scan, more by selection.
-void best_ids(const float* logits, int64_t vocab, int64_t count, std::vector<int32_t>& ids) {
-  const Better better{logits};
-  ids.clear();
-  count = std::min(count, vocab);
-  if (count <= 0) return;
-  if (count > 64) {
-    ids.resize(static_cast<size_t>(vocab));
-    for (int64_t i = 0; i < vocab; ++i) ids[static_cast<size_t>(i)] = static_cast<int32_t>(i);
-    if (count < vocab) {
-      std::nth_element(ids.begin(), ids.begin() + count, ids.end(), better);
-      ids.resize(static_cast<size_t>(count));
-    }
-    std::sort(ids.begin(), ids.end(), better);
-    return;
-  }
-  float worst = -std::numeric_limits<float>::infinity();
-  for (int64_t i = 0; i < vocab; ++i) {
-    const bool full = static_cast<int64_t>(ids.size()) == count;
-    if (full && !(logits[i] > worst)) continue;
-    const int32_t id = static_cast<int32_t>(i);
-    if (full) ids.pop_back();
-    ids.insert(std::upper_bound(ids.begin(), ids.end(), id, better), id);
-    if (static_cast<int64_t>(ids.size()) == count) worst = logits[ids.back()];
-  }
-}
-
 float penalize(float logit, int32_t occurrences, const Sampling& s) {
   if (s.repetition != 1.0f) logit = logit > 0.0f ? logit / s.repetition : logit * s.repetition;
   if (occurrences > 0) logit -= s.presence + s.frequency * static_cast<float>(occurrences);
   return logit;
 }
 
-bool changes_logits(const SampleInput& input, const Sampling& s, const History& history) {
-  return s.penalizes() || !s.bias.empty() || input.mask != nullptr || (history.num_output() < s.min_tokens && !s.end_ids.empty());
-}
-
-// Penalties, bias, min_tokens mask, grammar mask, in that order.
-void change_logits(const SampleInput& input, const Sampling& s, History& history, float* logits) {
-  constexpr float kMasked = -std::numeric_limits<float>::infinity();
+// Penalties, bias and min_tokens mask, in that order.
+void change_logits(const LogitView& view, const Sampling& s, History& history, Edits& edits) {
   if (s.penalizes()) {
-    for (const auto& [token, occurrences] : history.counts()) logits[token] = penalize(logits[token], occurrences, s);
+    for (const auto& [token, occurrences] : history.counts()) edits.set(token, penalize(view.logits[token], occurrences, s));
   }
-  for (const auto& [token, value] : s.bias) logits[token] += value;
+  for (const auto& [token, value] : s.bias) edits.set(token, view.logits[token] + value);
   if (history.num_output() < s.min_tokens) {
-    for (const int32_t token : s.end_ids) logits[token] = kMasked;
-  }
-  if (input.mask != nullptr) {
-    for (int64_t i = 0; i < input.vocab; ++i) {
-      if (!(input.mask[i >> 3] >> (i & 7) & 1)) logits[i] = kMasked;
-    }
+    for (const int32_t token : s.end_ids) edits.set(token, static_cast<float>(-kInfinity));
   }
 }
 
 // The kept ids, in order of likelihood, of a filter chain; works on the logits of one position.
 class Filter {
  public:
-  Filter(const Kernels& kernels, const float* logits, int64_t vocab, float maximum, const Sampling& s, SampleScratch& scratch)
-      : kernels_(kernels), logits_(logits), vocab_(vocab), max_(maximum), s_(s), ids_(scratch.ids) {}
+  Filter(const Kernels& kernels, const LogitView& view, float maximum, const Sampling& s, SampleScratch& scratch)
+      : kernels_(kernels), view_(view), max_(maximum), s_(s), ids_(scratch.ids), work_(scratch.work) {}
 
   // False when every token is kept and ids were not made.
   bool run() {
-    const bool limited = s_.top_k > 0 && s_.top_k < vocab_;
+    const bool limited = s_.top_k > 0 && s_.top_k < view_.vocab;
     if (!limited && s_.top_p >= 1.0 && s_.min_p <= 0.0 && s_.typical_p >= 1.0) return false;
-    if (limited) best_ids(logits_, vocab_, s_.top_k, ids_);
+    if (limited) best_ids(view_, s_.top_k, ids_, work_);
     if (s_.top_p < 1.0) {
       if (limited) {
         cut_top_p(total());
@@ -118,7 +64,7 @@ class Filter {
       if (s_.min_p > 0.0) {
         collect_min_p();
       } else {
-        best_ids(logits_, vocab_, vocab_, ids_);
+        best_ids(view_, view_.vocab, ids_, work_);
       }
     }
     if (s_.min_p > 0.0) cut_min_p();
@@ -128,7 +74,7 @@ class Filter {
 
  private:
   // Weight of a token relative to the most likely one.
-  double weight(int32_t id) const { return std::exp((static_cast<double>(logits_[id]) - max_) / s_.temperature); }
+  double weight(int32_t id) const { return std::exp((static_cast<double>(view_.logits[id]) - max_) / s_.temperature); }
 
   double total() const {
     double sum = 0.0;
@@ -150,20 +96,23 @@ class Filter {
   }
 
   void search_top_p() {
-    const double sum = kernels_.sum_exp(logits_, vocab_, max_, inverse(s_.temperature));
+    const double sum = kernels_.sum_exp(view_.logits, view_.vocab, max_, inverse(s_.temperature));
     for (int64_t count = 64;; count *= 8) {
-      best_ids(logits_, vocab_, count, ids_);
-      if (cut_top_p(sum) || count >= vocab_) return;
+      best_ids(view_, count, ids_, work_);
+      if (cut_top_p(sum) || count >= view_.vocab) return;
     }
   }
 
+  // A little more than what min_p keeps, whatever rounding does to weights; cut_min_p() is exact.
   void collect_min_p() {
+    const double floor = max_ + s_.temperature * std::log(s_.min_p);
     ids_.clear();
-    for (int64_t i = 0; i < vocab_; ++i) {
-      const int32_t id = static_cast<int32_t>(i);
-      if (logits_[i] == max_ || weight(id) >= s_.min_p) ids_.push_back(id);
-    }
-    std::sort(ids_.begin(), ids_.end(), Better{logits_});
+    const double slack = 1e-5 * (1.0 + std::abs(floor) + std::abs(max_)) + 1e-12 * s_.temperature;
+    each_at_least(view_, static_cast<float>(std::max<double>(floor - slack, std::numeric_limits<float>::lowest())),
+                  [&](int32_t id) {
+                    if (view_.logits[id] == max_ || weight(id) >= s_.min_p) ids_.push_back(id);
+                  });
+    std::sort(ids_.begin(), ids_.end(), Better{view_.logits});
   }
 
   void cut_min_p() {
@@ -176,7 +125,7 @@ class Filter {
   void cut_typical_p() {
     const double log_sum = std::log(total());
     double entropy = 0.0;
-    const auto surprise = [&](int32_t id) { return log_sum - (static_cast<double>(logits_[id]) - max_) / s_.temperature; };
+    const auto surprise = [&](int32_t id) { return log_sum - (static_cast<double>(view_.logits[id]) - max_) / s_.temperature; };
     for (const int32_t id : ids_) {
       const double p = std::exp(-surprise(id));
       if (p > 0.0) entropy += p * surprise(id);
@@ -194,11 +143,11 @@ class Filter {
   }
 
   const Kernels& kernels_;
-  const float* logits_;
-  int64_t vocab_;
+  LogitView view_;
   double max_;
   const Sampling& s_;
   std::vector<int32_t>& ids_;
+  std::vector<float>& work_;
 };
 
 // argmax of (logit - maximum) / T + Gumbel over ids; the shift changes no order and keeps tiny temperatures exact.
@@ -216,26 +165,68 @@ int32_t race(const float* logits, double maximum, double temperature, const Nois
   return winner;
 }
 
-// The same over the whole vocabulary, taking logarithms only where a token can still win: since -log(1 - v) ≥ v, a token whose
-// v · exp(best) exceeds exp(logit / T) cannot. `weights` are exp((logit - max) / T) with a relative error far below the slack.
-int32_t race_all(const float* logits, int64_t vocab, double temperature, double maximum, const Noise& noise,
-                 const float* weights) {
-  constexpr double kSlack = 1.001;
-  double best = -kInfinity, bar = 0.0;
-  int32_t winner = -1;
-  for (int64_t i = 0; i < vocab; ++i) {
-    const int32_t id = static_cast<int32_t>(i);
-    const double v = noise.uniform(id);
-    if (v * bar > weights[i] * kSlack + 1e-36 || logits[i] == -std::numeric_limits<float>::infinity()) continue;
-    const double score = (logits[i] - maximum) / temperature - std::log(-std::log1p(-v));
-    if (score > best) {
-      best = score;
-      winner = id;
-      bar = std::exp(best);
+// The same over the whole vocabulary, looking only where a token can still win: since -log(1 - v) ≥ v, a token whose v · exp(best)
+// exceeds exp((logit - maximum) / T) cannot. A block is passed over when that holds for its least v and greatest logit, and its noise is
+// not even made when it holds for the least v that there is.
+class WholeRace {
+ public:
+  WholeRace(const Kernels& kernels, const LogitView& view, const Greatest& top, double temperature, const Noise& noise)
+      : kernels_(kernels), view_(view), max_(top.logit), temperature_(temperature), noise_(noise) {
+    enter(top.id, noise.uniform(top.id));  // the most likely token often wins, and its score rules most others out
+  }
+
+  int32_t run(SampleScratch& scratch) {
+    const int64_t blocks = outline_count(view_.vocab);
+    scratch.weights.resize(static_cast<size_t>(blocks));
+    kernels_.exp_scaled(view_.maxima, blocks, static_cast<float>(max_), inverse(temperature_), scratch.weights.data());
+    scratch.blocks.resize(kTogether);
+    scratch.least.resize(kTogether);
+    for (int64_t first = 0; first < blocks; first += kTogether) {
+      run_blocks(first, std::min(blocks, first + kTogether), scratch);
+    }
+    return winner_;
+  }
+
+ private:
+  static constexpr int64_t kTogether = 64;
+  // Weights have a relative error far below the slack, and the least of them may have become 0.
+  static double reach(float weight) { return weight * 1.001 + 1e-36; }
+
+  void run_blocks(int64_t first, int64_t end, SampleScratch& scratch) {
+    constexpr double kLeast = 0x1p-54;
+    int64_t count = 0;
+    for (int64_t block = first; block < end; ++block) {
+      if (bar_ * kLeast > reach(scratch.weights[static_cast<size_t>(block)]) || view_.maxima[block] == -kInfinity) continue;
+      scratch.blocks[static_cast<size_t>(count++)] = static_cast<int32_t>(block);
+    }
+    kernels_.least_noise(noise_.key, scratch.blocks.data(), count, scratch.least.data());
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t block = scratch.blocks[static_cast<size_t>(i)];
+      const double limit = reach(scratch.weights[static_cast<size_t>(block)]);
+      if (noise_uniform(scratch.least[static_cast<size_t>(i)]) * bar_ > limit) continue;
+      const int64_t last = std::min(view_.vocab, (block + 1) * kOutline);
+      for (int64_t id = block * kOutline; id < last; ++id) {
+        const double v = noise_.uniform(static_cast<int32_t>(id));
+        if (!(v * bar_ > limit) && view_.logits[id] != -kInfinity) enter(static_cast<int32_t>(id), v);
+      }
     }
   }
-  return winner;
-}
+
+  void enter(int32_t id, double v) {
+    const double score = (view_.logits[id] - max_) / temperature_ - std::log(-std::log1p(-v));
+    if (score < best_ || (score == best_ && id >= winner_)) return;
+    best_ = score;
+    winner_ = id;
+    bar_ = std::exp(score);
+  }
+
+  const Kernels& kernels_;
+  LogitView view_;
+  double max_, temperature_;
+  const Noise& noise_;
+  double best_ = -kInfinity, bar_ = 0.0;
+  int32_t winner_ = -1;
+};
 
 }  // namespace
 
@@ -264,51 +255,42 @@ const std::unordered_map<int32_t, int32_t>& History::counts() {
   return counts_;
 }
 
-TokenLogprob token_logprob(const Kernels& kernels, const float* logits, int64_t vocab, int32_t token, int64_t top,
-                           SampleScratch& scratch) {
-  const LogitFacts facts = kernels.scan_logits(logits, vocab);
-  const double log_sum = facts.maximum + std::log(kernels.sum_exp(logits, vocab, facts.maximum, 1.0f));
+TokenLogprob token_logprob(const Kernels& kernels, const LogitView& view, int32_t token, int64_t top, SampleScratch& scratch) {
+  const float maximum = greatest(kernels, view).logit;
+  const double log_sum = maximum + std::log(kernels.sum_exp(view.logits, view.vocab, maximum, 1.0f));
   TokenLogprob out;
   out.token = token;
-  out.logprob = static_cast<float>(logits[token] - log_sum);
-  const float own = logits[token];
-  int64_t ahead = 0;
-  for (int64_t i = 0; i < vocab; ++i) ahead += logits[i] > own;
-  for (int64_t i = 0; i < token; ++i) ahead += logits[i] == own;
-  out.rank = ahead + 1;
-  best_ids(logits, vocab, top, scratch.ids);
-  for (const int32_t id : scratch.ids) out.top.emplace_back(id, static_cast<float>(logits[id] - log_sum));
+  out.logprob = static_cast<float>(view.logits[token] - log_sum);
+  out.rank = count_better(view, token) + 1;
+  best_ids(view, top, scratch.ids, scratch.work);
+  for (const int32_t id : scratch.ids) out.top.emplace_back(id, static_cast<float>(view.logits[id] - log_sum));
   return out;
 }
 
-SampleError sample_token(const Kernels& kernels, const SampleInput& input, const Sampling& s, History& history,
-                         SampleScratch& scratch, int32_t& token, TokenLogprob* logprob) {
-  LogitFacts facts = kernels.scan_logits(input.logits, input.vocab);
-  if (!facts.finite) return SampleError::invalid_logits;
-  const float* logits = input.logits;
-  if (changes_logits(input, s, history)) {
-    scratch.logits.assign(logits, logits + input.vocab);
-    change_logits(input, s, history, scratch.logits.data());
-    logits = scratch.logits.data();
-    facts = kernels.scan_logits(logits, input.vocab);
-    if (facts.maximum == -std::numeric_limits<float>::infinity()) return SampleError::empty_mask;
-  }
+Sampled sample_token(const Kernels& kernels, const SampleInput& input, const Sampling& s, History& history,
+                     SampleScratch& scratch) {
+  Sampled out;
+  LogitView view = input.view;
+  Greatest top = greatest(kernels, view);
+  if (!top.finite) return {-1, SampleError::invalid_logits, {}};
+  Edits edits(view, scratch.edits);
+  change_logits(view, s, history, edits);
+  if (input.mask != nullptr) view = masked_copy(view, input.mask, scratch.logits, scratch.maxima);
+  if (edits.any() || input.mask != nullptr) top = greatest(kernels, view);
+  if (top.logit == -kInfinity) return {-1, SampleError::empty_mask, {}};
   if (s.temperature == 0.0) {
-    token = static_cast<int32_t>(facts.argmax);
+    out.token = top.id;
+  } else if (top.logit == kInfinity) {  // penalties without measure: no order is left between what they overflow
+    return {-1, SampleError::invalid_logits, {}};
   } else {
     const Noise noise(s.seed, s.sample, input.position);
-    if (Filter(kernels, logits, input.vocab, facts.maximum, s, scratch).run()) {
-      token = race(logits, facts.maximum, s.temperature, noise, scratch.ids);
-    } else {
-      scratch.weights.resize(static_cast<size_t>(input.vocab));
-      kernels.exp_scaled(logits, input.vocab, facts.maximum, inverse(s.temperature), scratch.weights.data());
-      token = race_all(logits, input.vocab, s.temperature, facts.maximum, noise, scratch.weights.data());
-    }
+    const bool filtered = Filter(kernels, view, top.logit, s, scratch).run();
+    out.token = filtered ? race(view.logits, top.logit, s.temperature, noise, scratch.ids)
+                         : WholeRace(kernels, view, top, s.temperature, noise).run(scratch);
   }
-  if (logprob != nullptr && s.logprobs >= 0) {
-    *logprob = token_logprob(kernels, input.logits, input.vocab, token, s.logprobs, scratch);
-  }
-  return SampleError::none;
+  edits.undo();
+  if (s.logprobs >= 0) out.logprob = token_logprob(kernels, input.view, out.token, s.logprobs, scratch);
+  return out;
 }
 
 }  // namespace penstock

@@ -7,9 +7,9 @@
 #include <utility>
 #include <vector>
 
-namespace penstock {
+#include "sampler_view.h"
 
-struct Kernels;
+namespace penstock {
 
 // core.types.SamplingParams, resolved for one sequence.
 struct Sampling {
@@ -56,23 +56,31 @@ enum class SampleError : int32_t { none = 0, invalid_logits = 1, empty_mask = 2 
 
 // What one thread needs beside the logits.
 struct SampleScratch {
-  std::vector<float> logits, weights;
-  std::vector<int32_t> ids;
+  std::vector<float> logits, maxima, weights, work;
+  std::vector<int32_t> ids, blocks;
+  std::vector<uint64_t> least;
+  std::vector<Edits::Saved> edits;
 };
 
-// Log probability, rank and the `top` most likely tokens of `token` under the raw logits.
-TokenLogprob token_logprob(const Kernels& kernels, const float* logits, int64_t vocab, int32_t token, int64_t top,
-                           SampleScratch& scratch);
+// Log probability, rank and the `top` most likely tokens of `token` under the raw logits, all finite.
+TokenLogprob token_logprob(const Kernels& kernels, const LogitView& view, int32_t token, int64_t top, SampleScratch& scratch);
 
-// The logits of one position. mask: packed bits (1 = allowed), ceil(vocab / 8) bytes, or null.
+// The raw logits of one position; they are changed meanwhile and as they were in the end. mask: packed bits (1 = allowed),
+// ceil(vocab / 8) bytes, or null.
 struct SampleInput {
-  const float* logits;
-  int64_t vocab, position;
+  LogitView view;
+  int64_t position;
   const uint8_t* mask;
 };
 
-// The sampled token in `token`; order of operations as core.types.SamplingParams says. `logprob` is filled where the parameters ask for it.
-SampleError sample_token(const Kernels& kernels, const SampleInput& input, const Sampling& sampling, History& history,
-                         SampleScratch& scratch, int32_t& token, TokenLogprob* logprob);
+struct Sampled {
+  int32_t token = -1;
+  SampleError error = SampleError::none;
+  TokenLogprob logprob;  // where the parameters ask for it
+};
+
+// The token that follows, or why there is none; order of operations as core.types.SamplingParams says.
+Sampled sample_token(const Kernels& kernels, const SampleInput& input, const Sampling& sampling, History& history,
+                     SampleScratch& scratch);
 
 }  // namespace penstock
