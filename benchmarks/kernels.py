@@ -1,9 +1,10 @@
-"""Kernels beside the machine's limits: bandwidth, integer and float peaks, and matrix products as shares of them.
+"""Kernels beside the machine's limits: bandwidth, integer and float peaks, products as shares of them, and sampling.
 
     PYTHONPATH=src python benchmarks/kernels.py [--tier avx512] [--threads 2] [--json out.json] [--quick]
 
 Run it on an idle machine. Each figure is a median with its 95 % interval. A product over few rows is set against the
 bandwidth (its weights are larger than the caches together), over many rows against the peak of its instructions.
+Sampling is timed over logits that lie in memory, and together with the vocabulary pass that makes them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,18 @@ from penstock.formats.packed import empty
 
 ROWS = (1, 2, 4, 6, 8, 16, 32, 128, 512)
 SHAPES = ((2048, 1024), (1024, 2048), (3072, 1024), (1024, 3072))  # Qwen3-0.6B
+VOCAB, HIDDEN, SAMPLED_ROWS, HISTORY_TOKENS = 151_936, 1024, 64, 512
+SAMPLINGS = {
+    "greedy": {"temperature": 0.0},
+    "greedy, 5 logprobs": {"temperature": 0.0, "logprobs": 5},
+    "top-k 40": {"top_k": 40},
+    "top-k 50, top-p 0.9": {"top_k": 50, "top_p": 0.9},
+    "top-k 50, penalties": {"top_k": 50, "repetition": 1.1, "frequency": 0.2},
+    "unfiltered": {},
+    "unfiltered, penalties": {"repetition": 1.1, "frequency": 0.2},
+    "min-p 0.05": {"min_p": 0.05},
+    "top-p 0.9": {"top_p": 0.9},
+}
 
 
 def weights(kind, n, k, rng):
@@ -73,6 +86,51 @@ def products(pool, kernels, kind, machine, quick):
         }
 
 
+def sample_rows(fields, rows, rng):
+    """Sequences of those parameters, each with a history of its own."""
+    out = []
+    for index in range(rows):
+        sampling = _native.Sampling()
+        for name, value in ({"seed": 7, "sample": index} | fields).items():
+            setattr(sampling, name, value)
+        tokens = [int(token) for token in rng.integers(0, VOCAB, HISTORY_TOKENS)]
+        out.append(_native.SampleRow(sampling, tokens, HISTORY_TOKENS // 2))
+    return out
+
+
+def samplings(pool, kernels, quick):
+    """Seconds of sampling alone and after its vocabulary pass; first of the pass alone, without outlines and with."""
+    rng = np.random.default_rng(1)
+    num_rows = 4 if quick else SAMPLED_ROWS
+    head = to_native(weights("Q8_0", VOCAB, HIDDEN, rng))
+    x = rng.standard_normal((num_rows, HIDDEN), dtype=np.float32) * np.float32(
+        0.1
+    )  # logits with a deviation of 2 or so
+    logits = np.zeros((num_rows, VOCAB), np.float32)
+    maxima = np.zeros((num_rows, -(-VOCAB // 32)), np.float32)
+
+    def vocabulary_pass():
+        _native.head_rows(pool, kernels, head, x, logits, maxima)
+
+    def entry(kind, run):
+        return {"kind": kind, "rows": num_rows, "seconds": asdict(seconds_of(run, 3 if quick else 15))}
+
+    yield entry("head", lambda: _native.linear(pool, kernels, head, x, None, logits))
+    yield entry("head, outlined", vocabulary_pass)
+    for kind, fields in SAMPLINGS.items():
+        rows = sample_rows(fields, num_rows, rng)
+
+        def sample(rows=rows):
+            _native.sample_rows(pool, kernels, logits, maxima, rows, HISTORY_TOKENS)
+
+        def both(sample=sample):
+            vocabulary_pass()
+            sample()
+
+        yield entry(kind, sample)
+        yield entry(f"head, {kind}", both)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tier")
@@ -83,7 +141,7 @@ def main():
     machine = measure_machine(options.threads, options.tier, options.quick)
     pool, kernels = make_pool(machine.threads), _native.kernels(options.tier)
     print(markdown(machine_table(machine)))
-    record = {"products": []}
+    record = {"products": [], "sampling": []}
     print(f"  {'kind':6}{'rows':>5}{'GB/s':>9}{'of bandwidth':>14}{'Gop/s':>10}{'of peak':>9}")
     for kind in ("F32", "BF16", *(storage.value for storage in CODE_FORMATS)):
         for row in products(pool, kernels, kind, machine, options.quick):
@@ -92,6 +150,10 @@ def main():
             print(
                 f"  {kind:6}{row['rows']:5}{row['gb_s']['value']:9.1f}{share:>14}{row['gop_s']['value']:10.1f}{peak:>9}"
             )
+    print(f"  {'sampling':32}{'rows':>5}{'ms':>9}")
+    for row in samplings(pool, kernels, options.quick):
+        record["sampling"].append(row)
+        print(f"  {row['kind']:32}{row['rows']:5}{1e3 * row['seconds']['value']:9.2f}")
     write_record(options.json, record, machine, quick=options.quick)
 
 

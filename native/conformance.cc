@@ -219,13 +219,16 @@ void run_sampler(const Kernels& kernels, float nudge, Digest& digest) {
   std::vector<float> maxima(static_cast<size_t>(penstock::outline_count(vocab)));
   kernels.outline(logits.data(), vocab, 1, vocab, maxima.data(), penstock::outline_count(vocab));
   add(maxima, digest);
+  std::vector<uint8_t> mask((vocab + 7) / 8);
+  fill(mask, chance);
   penstock::SampleScratch scratch;
   for (const penstock::Sampling& sampling : kinds) {
     penstock::History history;
     history.reset({1, 2, 3}, 2);
     for (int64_t position = 0; position < 40; ++position) {
       const penstock::LogitView view{logits.data(), maxima.data(), vocab};
-      const penstock::Sampled sampled = penstock::sample_token(kernels, {view, position, nullptr}, sampling, history, scratch);
+      const penstock::Sampled sampled =
+          penstock::sample_token(kernels, {view, position, position % 2 ? mask.data() : nullptr}, sampling, history, scratch);
       digest.add(&sampled.token, sizeof sampled.token);
       digest.add(&sampled.logprob.logprob, sizeof sampled.logprob.logprob);
     }

@@ -49,9 +49,10 @@ struct Kernels {
   void (*exp_scaled)(const float* x, int64_t n, float maximum, float inverse, float* out);
   void (*attend)(const AttendArgs& args);
 
-  // Sampling (sampler.inc): the greatest of each 32 logits of [rows, n], NaN where one is not finite; the least noise of each of some
-  // blocks of 32 tokens.
+  // Sampling (sampler.inc): the greatest of each 32 logits of [rows, n], NaN where one is not finite; logits that a mask forbids made
+  // -inf, with the greatest of each 32; the least noise of each of some blocks of 32 tokens.
   void (*outline)(const float* x, int64_t ldx, int64_t rows, int64_t n, float* maxima, int64_t ldm);
+  void (*mask_logits)(const float* x, const uint8_t* mask, int64_t n, float* out, float* maxima);
   void (*least_noise)(uint64_t key, const int32_t* blocks, int64_t count, uint64_t* least);
 
   // Benchmarks of the machine: sums `bytes` read in `streams` (1, 2, 4 or 8) parallel streams, with software prefetch or without;

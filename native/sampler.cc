@@ -275,7 +275,7 @@ Sampled sample_token(const Kernels& kernels, const SampleInput& input, const Sam
   if (!top.finite) return {-1, SampleError::invalid_logits, {}};
   Edits edits(view, scratch.edits);
   change_logits(view, s, history, edits);
-  if (input.mask != nullptr) view = masked_copy(view, input.mask, scratch.logits, scratch.maxima);
+  if (input.mask != nullptr) view = masked_copy(kernels, view, input.mask, scratch.logits, scratch.maxima);
   if (edits.any() || input.mask != nullptr) top = greatest(kernels, view);
   if (top.logit == -kInfinity) return {-1, SampleError::empty_mask, {}};
   if (s.temperature == 0.0) {

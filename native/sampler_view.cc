@@ -123,26 +123,11 @@ void Edits::undo() {
   }
 }
 
-LogitView masked_copy(const LogitView& view, const uint8_t* mask, std::vector<float>& logits, std::vector<float>& maxima) {
-  const int64_t blocks = outline_count(view.vocab);
+LogitView masked_copy(const Kernels& kernels, const LogitView& view, const uint8_t* mask, std::vector<float>& logits,
+                      std::vector<float>& maxima) {
   logits.resize(static_cast<size_t>(view.vocab));
-  maxima.resize(static_cast<size_t>(blocks));
-  for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t first = block * kOutline, count = std::min(kOutline, view.vocab - first);
-    uint32_t bits = 0;
-    for (int64_t byte = 0; byte < (count + 7) / 8; ++byte) bits |= static_cast<uint32_t>(mask[first / 8 + byte]) << (8 * byte);
-    float* out = logits.data() + first;
-    float best = -kInfinity;
-    if (bits == 0) {
-      std::fill_n(out, count, -kInfinity);
-    } else {
-      for (int64_t i = 0; i < count; ++i) {
-        out[i] = bits >> i & 1 ? view.logits[first + i] : -kInfinity;
-        best = out[i] > best ? out[i] : best;
-      }
-    }
-    maxima[static_cast<size_t>(block)] = best;
-  }
+  maxima.resize(static_cast<size_t>(outline_count(view.vocab)));
+  kernels.mask_logits(view.logits, mask, view.vocab, logits.data(), maxima.data());
   return {logits.data(), maxima.data(), view.vocab};
 }
 

@@ -96,6 +96,7 @@ class Edits {
 };
 
 // A copy of the view in which what the mask forbids is -inf. mask: packed bits (1 = allowed), ceil(vocab / 8) bytes.
-LogitView masked_copy(const LogitView& view, const uint8_t* mask, std::vector<float>& logits, std::vector<float>& maxima);
+LogitView masked_copy(const Kernels& kernels, const LogitView& view, const uint8_t* mask, std::vector<float>& logits,
+                      std::vector<float>& maxima);
 
 }  // namespace penstock
