@@ -73,6 +73,8 @@ class Filter {
   }
 
  private:
+  static constexpr double kMargin = 1.0 + 1e-5;  // over what rounding does to sums of weights
+
   // Weight of a token relative to the most likely one.
   double weight(int32_t id) const { return std::exp((static_cast<double>(view_.logits[id]) - max_) / s_.temperature); }
 
@@ -97,22 +99,40 @@ class Filter {
 
   void search_top_p() {
     const double sum = kernels_.sum_exp(view_.logits, view_.vocab, max_, inverse(s_.temperature));
-    for (int64_t count = 64;; count *= 8) {
+    for (const int64_t count : {64, 512}) {
       best_ids(view_, count, ids_, work_);
       if (cut_top_p(sum) || count >= view_.vocab) return;
     }
+    ids_from(view_, floor_of_mass(s_.top_p * sum * kMargin), ids_);
+    if (cut_top_p(sum)) return;
+    ids_from(view_, static_cast<float>(-kInfinity), ids_);
+    cut_top_p(sum);
   }
 
-  // A little more than what min_p keeps, whatever rounding does to weights; cut_min_p() is exact.
+  // A logit above which there is that much of the weights, if roughly: what is found with it is counted exactly.
+  float floor_of_mass(double mass) {
+    constexpr int kLevels = 1024, kPerUnit = 16;  // levels of an e-th to a power each, over 64 such units
+    double level[kLevels] = {};
+    work_.resize(static_cast<size_t>(view_.vocab));
+    kernels_.exp_scaled(view_.logits, view_.vocab, max_, inverse(s_.temperature), work_.data());
+    const float steps = kPerUnit * inverse(s_.temperature), maximum = max_;
+    for (int64_t id = 0; id < view_.vocab; ++id) {
+      const float depth = (maximum - view_.logits[id]) * steps;
+      level[depth < kLevels - 1 ? static_cast<int>(depth) : kLevels - 1] += work_[static_cast<size_t>(id)];
+    }
+    double above = 0.0;
+    for (int i = 0; i < kLevels - 1; ++i) {
+      above += level[i];
+      if (above >= mass) return maximum - static_cast<float>(i + 1) / steps;
+    }
+    return static_cast<float>(-kInfinity);
+  }
+
+  // A little more than what min_p keeps, whatever rounding does to weights: cut_min_p() is exact.
   void collect_min_p() {
     const double floor = max_ + s_.temperature * std::log(s_.min_p);
-    ids_.clear();
     const double slack = 1e-5 * (1.0 + std::abs(floor) + std::abs(max_)) + 1e-12 * s_.temperature;
-    each_at_least(view_, static_cast<float>(std::max<double>(floor - slack, std::numeric_limits<float>::lowest())),
-                  [&](int32_t id) {
-                    if (view_.logits[id] == max_ || weight(id) >= s_.min_p) ids_.push_back(id);
-                  });
-    std::sort(ids_.begin(), ids_.end(), Better{view_.logits});
+    ids_from(view_, static_cast<float>(std::max<double>(floor - slack, std::numeric_limits<float>::lowest())), ids_);
   }
 
   void cut_min_p() {
@@ -144,7 +164,7 @@ class Filter {
 
   const Kernels& kernels_;
   LogitView view_;
-  double max_;
+  float max_;
   const Sampling& s_;
   std::vector<int32_t>& ids_;
   std::vector<float>& work_;

@@ -95,6 +95,11 @@ void best_ids(const LogitView& view, int64_t count, std::vector<int32_t>& ids, s
   else best_many(view, count, floor, ids);
 }
 
+void ids_from(const LogitView& view, float floor, std::vector<int32_t>& ids) {
+  ids.clear();
+  best_many(view, view.vocab, floor, ids);
+}
+
 int64_t count_better(const LogitView& view, int32_t token) {
   const float own = view.logits[token];
   int64_t better = 0;

@@ -70,6 +70,9 @@ struct Better {
 // The `count` best ids in order, into ids: fewer where fewer are not -inf. `work` is scratch.
 void best_ids(const LogitView& view, int64_t count, std::vector<int32_t>& ids, std::vector<float>& work);
 
+// All ids of at least `floor` and more than -inf in order, into ids.
+void ids_from(const LogitView& view, float floor, std::vector<int32_t>& ids);
+
 // How many ids come before `token` in that order.
 int64_t count_better(const LogitView& view, int32_t token);
 

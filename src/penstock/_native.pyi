@@ -83,6 +83,118 @@ def bench_peak(pool: Pool, kernels: Kernels, what: str, count: int) -> int:
     Runs count iterations a thread of "fma" or "dot"; returns the operations done.
     """
 
+class Sampling:
+    def __init__(self) -> None: ...
+
+    @property
+    def temperature(self) -> float: ...
+
+    @temperature.setter
+    def temperature(self, arg: float, /) -> None: ...
+
+    @property
+    def top_p(self) -> float: ...
+
+    @top_p.setter
+    def top_p(self, arg: float, /) -> None: ...
+
+    @property
+    def min_p(self) -> float: ...
+
+    @min_p.setter
+    def min_p(self, arg: float, /) -> None: ...
+
+    @property
+    def typical_p(self) -> float: ...
+
+    @typical_p.setter
+    def typical_p(self, arg: float, /) -> None: ...
+
+    @property
+    def top_k(self) -> int: ...
+
+    @top_k.setter
+    def top_k(self, arg: int, /) -> None: ...
+
+    @property
+    def repetition(self) -> float: ...
+
+    @repetition.setter
+    def repetition(self, arg: float, /) -> None: ...
+
+    @property
+    def presence(self) -> float: ...
+
+    @presence.setter
+    def presence(self, arg: float, /) -> None: ...
+
+    @property
+    def frequency(self) -> float: ...
+
+    @frequency.setter
+    def frequency(self, arg: float, /) -> None: ...
+
+    @property
+    def min_tokens(self) -> int: ...
+
+    @min_tokens.setter
+    def min_tokens(self, arg: int, /) -> None: ...
+
+    @property
+    def logprobs(self) -> int: ...
+
+    @logprobs.setter
+    def logprobs(self, arg: int, /) -> None: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @seed.setter
+    def seed(self, arg: int, /) -> None: ...
+
+    @property
+    def sample(self) -> int: ...
+
+    @sample.setter
+    def sample(self, arg: int, /) -> None: ...
+
+    @property
+    def bias(self) -> list[tuple[int, float]]: ...
+
+    @bias.setter
+    def bias(self, arg: Sequence[tuple[int, float]], /) -> None: ...
+
+    @property
+    def end_ids(self) -> list[int]: ...
+
+    @end_ids.setter
+    def end_ids(self, arg: Sequence[int], /) -> None: ...
+
+class SampleRow:
+    def __init__(self, sampling: Sampling, tokens: Sequence[int], num_prompt: int) -> None: ...
+
+def sample_many(kernels: Kernels, logits: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], sampling: Sampling, first_position: int, count: int, tokens: Sequence[int], num_prompt: int) -> list[int]:
+    """
+    Tokens drawn at successive positions from the same logits and history; -1 where nothing may be drawn.
+    """
+
+def raw_logprob(kernels: Kernels, logits: numpy.typing.NDArray[numpy.float32], token: int, top: int) -> list[tuple[int, float, int, tuple[tuple[int, float], ...]]]: ...
+
+def head_rows(pool: Pool, kernels: Kernels, head: Matrix, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], maxima: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+    """
+    Fills logits with x times the head, and maxima with the greatest of each 32.
+    """
+
+def sample_rows(pool: Pool, kernels: Kernels, logits: numpy.typing.NDArray[numpy.float32], maxima: numpy.typing.NDArray[numpy.float32], rows: list[SampleRow], position: int, masks: list[bytes | None] | None = None) -> list[tuple[int, int, list[tuple[int, float, int, tuple[tuple[int, float], ...]]] | None]]:
+    """
+    (token, error, log probabilities) of each row of logits that head_rows() filled.
+    """
+
+def least_noise(kernels: Kernels, key: int, blocks: Sequence[int]) -> list[int]:
+    """
+    The least noise of each block of 32 tokens, 53 bits, of one position's key.
+    """
+
 class LayerFacts:
     def __init__(self) -> None: ...
 
@@ -251,100 +363,6 @@ class ModelBuilder:
     def set_vector(self, place: str, layer: int, values: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], count: int) -> None: ...
 
     def set_matrix(self, place: str, layer: int, matrix: Matrix) -> None: ...
-
-class Sampling:
-    def __init__(self) -> None: ...
-
-    @property
-    def temperature(self) -> float: ...
-
-    @temperature.setter
-    def temperature(self, arg: float, /) -> None: ...
-
-    @property
-    def top_p(self) -> float: ...
-
-    @top_p.setter
-    def top_p(self, arg: float, /) -> None: ...
-
-    @property
-    def min_p(self) -> float: ...
-
-    @min_p.setter
-    def min_p(self, arg: float, /) -> None: ...
-
-    @property
-    def typical_p(self) -> float: ...
-
-    @typical_p.setter
-    def typical_p(self, arg: float, /) -> None: ...
-
-    @property
-    def top_k(self) -> int: ...
-
-    @top_k.setter
-    def top_k(self, arg: int, /) -> None: ...
-
-    @property
-    def repetition(self) -> float: ...
-
-    @repetition.setter
-    def repetition(self, arg: float, /) -> None: ...
-
-    @property
-    def presence(self) -> float: ...
-
-    @presence.setter
-    def presence(self, arg: float, /) -> None: ...
-
-    @property
-    def frequency(self) -> float: ...
-
-    @frequency.setter
-    def frequency(self, arg: float, /) -> None: ...
-
-    @property
-    def min_tokens(self) -> int: ...
-
-    @min_tokens.setter
-    def min_tokens(self, arg: int, /) -> None: ...
-
-    @property
-    def logprobs(self) -> int: ...
-
-    @logprobs.setter
-    def logprobs(self, arg: int, /) -> None: ...
-
-    @property
-    def seed(self) -> int: ...
-
-    @seed.setter
-    def seed(self, arg: int, /) -> None: ...
-
-    @property
-    def sample(self) -> int: ...
-
-    @sample.setter
-    def sample(self, arg: int, /) -> None: ...
-
-    @property
-    def bias(self) -> list[tuple[int, float]]: ...
-
-    @bias.setter
-    def bias(self, arg: Sequence[tuple[int, float]], /) -> None: ...
-
-    @property
-    def end_ids(self) -> list[int]: ...
-
-    @end_ids.setter
-    def end_ids(self, arg: Sequence[int], /) -> None: ...
-
-def sample_many(kernels: Kernels, logits: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], sampling: Sampling, first_position: int, count: int, tokens: Sequence[int], num_prompt: int) -> list[int]:
-    """
-    Tokens drawn at successive positions from the same logits and history; -1 where nothing may be drawn.
-    """
-
-def raw_logprob(kernels: Kernels, logits: numpy.typing.NDArray[numpy.float32], token: int, top: int) -> list[tuple[int, float, int, tuple[tuple[int, float], ...]]]: ...
 
 class Decoder:
     def __init__(self, pool: Pool, kernels: Kernels, model: ModelBuilder, max_slots: int, max_step_tokens: int, page_tokens: int, kv_type: int) -> None: ...
