@@ -1,4 +1,4 @@
-"""The sampler's short ways (outlines of logits, blocks of noise, vocabulary pass) against the plain one, bit for bit."""
+"""The sampler's short ways (outlines of logits, blocks of noise) against the plain one, bit for bit."""
 
 import numpy as np
 import pytest
