@@ -42,7 +42,10 @@ def examine(data: bytes) -> TokenizerFacts:
     Raises:
         ModelFileError: one of them is not; it does not know the file's name.
     """
-    return _Examination(data).facts()
+    try:
+        return _Examination(data).facts()
+    except (ValueError, RecursionError):
+        raise ModelFileError("not a tokenizer: invalid JSON or text in it.") from None
 
 
 class _Examination:
@@ -53,9 +56,9 @@ class _Examination:
         self._data = data
         self._cuts: list[tuple[int, int, bytes]] = []  # (start, end, what stands there instead)
         self._added = (0, 0)
-        self._prefix = 0  # bytes that a merge's second piece loses
+        self._prefix: int | None = None  # bytes that a merge's second piece loses, once it was said
         self._unknown: tuple[int, int] | None = None
-        self._any_merges = self._late_merges = 0  # where they begin; the same, if they must be looked at again
+        self._late_merges = 0  # where they begin, if they must be looked at again at the end
         self._num_pieces = self._num_bytes = self._size = 0
         self._known: set[int] = set()  # hashes of the pieces: two that share one are a fault unnoticed here, no more
 
@@ -89,16 +92,14 @@ class _Examination:
             self._cuts.append((at, end, _STAND_INS[opening.decode()]))
             return end
         if key == "merges" and opening == b"[":
-            self._any_merges = at
-            if not self._known:  # the vocabulary may still come
-                self._late_merges = at
-            end = self._take_merges(at, bool(self._known))
+            known = bool(self._known) and self._prefix is not None
+            self._late_merges = 0 if known else at  # what they are measured by may still come
+            end = self._take_merges(at, known)
             self._cuts.append((at, end, b"[]"))
             return end
         end = self._sections.skip(at)
-        if key == "continuing_subword_prefix" and opening == b'"':
-            self._late_merges = self._late_merges or self._any_merges
-            self._prefix = len(json.loads(self._data[at:end]).encode())
+        if key == "continuing_subword_prefix":
+            self._prefix = len(json.loads(self._data[at:end]).encode()) if opening == b'"' else 0
         if key == "unk_id":
             self._unknown = at, end
         return end
