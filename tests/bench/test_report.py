@@ -144,3 +144,10 @@ def test_times_that_make_no_sense_are_still_a_page(kind):
     ]
     strange = replace(run, seen=(*run.seen, *odd), duration_s=-1.0, rate=-3.0)
     assert "Requests" in Page(report([samples.record(kind, [strange], objectives=OBJECTIVES)])).words
+
+
+def test_a_comparison_without_a_whole_round_says_so():
+    cut = replace(samples.queue_run(10, 20), invalid=("it was interrupted",), interrupted=True)
+    page = report([samples.record("compare", [cut])])
+    assert "nothing is compared" in page and "it was interrupted" in page
+    assert "nothing is compared" not in report([samples.record("serve", [cut])])  # the control

@@ -131,6 +131,18 @@ def test_a_warm_up_that_is_too_long_is_refused_before_the_machine_is_measured(ur
         invoke("serve", url, *arguments)
 
 
+def test_a_window_that_turns_out_empty_is_written_and_said(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record, page = tmp_path / "run.json", tmp_path / "run.html"
+    arguments = ("--arrivals", "closed:2", "--requests", "4", "--warmup", "900", *SMALL)
+    assert invoke("serve", url, *arguments, "--json", str(record), "--html", str(page)) == 1
+    said = capsys.readouterr()
+    assert "no: the window is empty: the warm-up is 900 s" in said.out and "Latencies" not in said.out
+    assert "the window is empty" in page.read_text()
+    assert len(read_record(record).runs[0].seen) == 4
+
+
 def test_a_sweep_that_ends_before_its_time_keeps_its_runs(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

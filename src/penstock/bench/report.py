@@ -220,7 +220,12 @@ def _timelines(shown: Sequence[LoadRun], runs: Sequence[LoadRun], name: str) -> 
 
 
 def _comparison(record: Record, name: str) -> Iterator[str]:
-    found = compare_runs(record.runs, record.objectives)
+    try:
+        found = compare_runs(record.runs, record.objectives)
+    except ConfigError as error:  # such as a comparison that was interrupted in its first round
+        yield from _notes([f"nothing is compared: {error}"])
+        yield html_table(tables.outcomes_table(record.runs))
+        return
     endpoints = record.configuration.get("endpoints")
     if isinstance(endpoints, list) and len(endpoints) == 2:
         for label, facts in zip((found.a, found.b), endpoints, strict=True):

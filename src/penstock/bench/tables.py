@@ -5,13 +5,14 @@ Knows nothing about files or markup beyond Markdown's bars. Invariant: a measure
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from penstock.bench.compare import Comparison
-from penstock.bench.definitions import POOLED, Objective, Summary, cost_per_million, summarize
+from penstock.bench.definitions import POOLED, Objective, Summary, arrived_in, cost_per_million, summarize
 from penstock.bench.machine import DOT, FMA, UNITS, MachineLimits
-from penstock.bench.percentiles import Distribution
+from penstock.bench.percentiles import Distribution, distribution
 from penstock.bench.records import Outcome
 from penstock.bench.spread import Blocks, blocks_of
 from penstock.bench.stats import Estimate
@@ -188,14 +189,15 @@ def outcomes_table(runs: Sequence[LoadRun]) -> Table:
     """How requests ended, and how well the client kept up, run by run."""
     rows = []
     for run in runs:
-        summary = summarize(run.seen, run.window)
-        retry = summary.retry_after
+        arrived = arrived_in(run.seen, run.window)
+        outcomes = Counter(one.outcome for one in arrived)
+        retry = distribution([one.retry_after_s for one in arrived if one.retry_after_s is not None])
         health = run.health
         rows.append(
             (
                 name_of(run, runs),
-                f"{summary.arrived:,}",
-                *(f"{summary.outcomes.get(outcome, 0):,}" for outcome in Outcome),
+                f"{len(arrived):,}",
+                *(f"{outcomes[outcome]:,}" for outcome in Outcome),
                 NONE if retry is None else f"{number(retry.percentiles[50.0])} s",
                 f"{number(health.send_lag.p99_s * MS)} / {number(health.loop_lag.p99_s * MS)} ms",
                 f"{health.cpu_share:.0%}",
