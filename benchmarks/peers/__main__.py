@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -180,6 +181,9 @@ def write(asked: Chosen, peers: environment.Peers, forms: checkpoints.Forms, fou
 def main() -> None:
     """Makes what is missing, measures, writes."""
     options = arguments()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # servers and drivers end with this process
     try:
         asked = choose(options)
     except ValueError as error:

@@ -14,9 +14,11 @@ Each is answered by {"ok": {...}} or {"error": "..."}; what a peer prints goes t
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from typing import Any, Protocol
 
 FIRST_ID, LAST_ID = 1_000, 100_000  # ids of ordinary tokens in the vocabulary of the checkpoint
 LIMIT_TEXT = 600
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 Times = tuple[float, list[list[float]]]  # by time.perf_counter: the beginning, and every token of every sequence
 
@@ -116,8 +119,15 @@ def answer(driver: Driver, order: dict[str, Any]) -> dict[str, Any]:
     return {"load": load, "prefill": prefill, "decode": decode}[order["do"]](driver, order)
 
 
+def end_with_parent() -> None:
+    """Lets the kernel end this process with its parent: a stopped one would never see that its input was closed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def serve(driver: Driver) -> None:
     """Answers orders until there are no more; everything else that is printed goes to stderr."""
+    end_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:

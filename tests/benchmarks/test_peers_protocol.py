@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from benchmarks.peers.child import Child, PeerFailed
+from benchmarks.peers.child import ROOT, Child, PeerFailed
 from benchmarks.peers.protocol import prompt, window
 
 SCRIPTED = "tests.benchmarks.scripted_driver"
@@ -92,3 +93,42 @@ def test_an_idle_child_that_spins_takes_no_time(child: Child) -> None:
     time.sleep(0.5)
     assert ticks(child) - before <= 1
     child.ask({"do": "generate", "prompt": [1], "count": 1}, 20.0)
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from benchmarks.peers.child import Child
+child = Child(Path(sys.executable), "tests.benchmarks.scripted_driver", 2, Path(sys.argv[1]))
+order = {"do": "load", "model": "m", "format": "f", "threads": 2, "max_streams": 1, "max_tokens": 8}
+child.ask(order | {"total_tokens": 8, "options": {}}, 20.0)
+print(child._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def state(pid: int) -> str:
+    """One letter of ps, or none where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def becomes(pid: int, states: tuple[str, ...]) -> bool:
+    for _ in range(200):
+        if state(pid) in states:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
+def test_a_stopped_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PARENT, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert becomes(pid, ("T",))
+        parent.kill()
+    assert becomes(pid, ("", "Z"))
