@@ -11,12 +11,13 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from penstock.core import ModelFileError
+from penstock.core import ModelFileError, limits
 
 _WS: Final = rb"[ \t\n\r]*+"
 _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _NUMBER: Final = rb"-?[0-9]{1,32}+(?:\.[0-9]{1,64}+)?+(?:[eE][+-]?[0-9]{1,4}+)?+"
 _ITEMS: Final = 1024  # of one chunk
+_MAX_OPENED: Final = limits.MAX_ADDED_TOKENS + limits.MAX_TOKENIZER_STEPS  # in what is passed over
 _MAX_CHUNK_BYTES: Final = 4 * 1024 * 1024
 
 
@@ -100,10 +101,13 @@ class Sections:
         scalar = _SCALAR.match(self.data, at)
         if scalar is not None:
             return scalar.end()
-        depth, limit = 0, at + self._left + 1
+        depth, opened, limit = 0, 0, at + self._left + 1
         for mark in _MARK.finditer(self.data, at, limit):
             first = mark[0][:1]
             depth += first in b"[{"
+            opened += first in b"[{"
+            if opened > _MAX_OPENED:
+                raise ModelFileError(f"more than {_MAX_OPENED} arrays and objects in the value at byte {at}.")
             depth -= first in b"]}"
             if depth <= 0:
                 return mark.end()
