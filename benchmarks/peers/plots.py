@@ -10,11 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from benchmarks.peers.results import OURS, Figures, estimate
 from benchmarks.peers.works import CLASSES
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
-from penstock.bench.plots import COLOURS, GREY, panels, plain_log, svg
+from penstock.bench.plots import COLOURS, GREY, STYLE, panels, plain_log, svg
 
+COLUMNS = 3
 MARKERS = {"q4_k_m": "s", "f32": "s"}
 
 
@@ -28,19 +32,20 @@ def lines(rows: Sequence[Figures], along: Callable[[Figures], int], label: str, 
     """Tokens a second of each contender along one axis, a panel a class of weights; the limit is dotted."""
     colours = peer_colours(rows)
     classes = [bits for bits in CLASSES if any(row["bits"] == bits and "rate" in row for row in rows)]
-    figure, axes = panels(max(len(classes), 1), 3.6, 3.4 * max(len(classes), 1))
+    figure, axes = panels(len(classes), 4.8, 3.2 * len(classes))
     for bits, axis in zip(classes, axes, strict=False):
         here = [row for row in rows if row["bits"] == bits and "rate" in row]
         for peer, format in dict.fromkeys((row["peer"], row["format"]) for row in here):
             mine = sorted((row for row in here if (row["peer"], row["format"]) == (peer, format)), key=along)
             draw(axis, mine, along, colours[peer], f"{peer} {format}")
+        ticks = sorted({along(row) for row in here})
         limits = {along(row): row["limit_rate"] for row in here if "limit_rate" in row}
-        ticks = sorted(limits)
-        axis.plot(ticks, [limits[at] for at in ticks], color=GREY, linestyle=":", label="limit")
+        axis.plot(sorted(limits), [limits[at] for at in sorted(limits)], color=GREY, linestyle=":", label="limit")
         axis.set(title=f"{bits} weights", xlabel=label, ylabel="tokens/s", xscale="log", yscale="log")
-        plain_log(axis.xaxis)
         plain_log(axis.yaxis)
-        axis.legend(fontsize=7)
+        axis.set_xticks(ticks, [f"{at:,}" for at in ticks])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return svg(figure, name)
 
 
@@ -53,13 +58,21 @@ def draw(axis: Any, rows: Sequence[Figures], along: Callable[[Figures], int], co
     axis.errorbar([at for at, _ in found], values, spans, color=colour, marker=marker, markersize=4, label=label)
 
 
+def grid(count: int, height: float) -> tuple[Figure, list[Any]]:
+    """A figure with that many axes, some beside each other, each so high."""
+    across = min(count, COLUMNS)
+    down = -(-count // across)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.2 * across, height * down), layout="constrained")
+        return figure, [figure.add_subplot(down, across, index + 1) for index in range(count)]
+
+
 def shares(rows: Sequence[Figures], name: str) -> str:
     """Each contender's part of its limit, a panel a work."""
     known = [row for row in rows if "rate" in row and "limit_rate" in row]
     works = list(dict.fromkeys((row["work"], row["title"]) for row in known))
     colours = peer_colours(rows)
-    height = 0.9 + 0.24 * max((sum(row["work"] == work for row in known) for work, _ in works), default=1)
-    figure, axes = panels(max(len(works), 1), height, 4.2 * max(len(works), 1))
+    figure, axes = grid(len(works), 0.9 + 0.24 * max(sum(row["work"] == work for row in known) for work, _ in works))
     for (work, title), axis in zip(works, axes, strict=False):
         here = [row for row in known if row["work"] == work]
         here.sort(key=lambda row: row["rate"]["value"] / row["limit_rate"])
