@@ -54,8 +54,9 @@ class Unit:
         return [t / s for t, s in zip(self.tokens[variant], self.seconds[variant], strict=True)]
 
     def variants(self, round: int) -> tuple[str, ...]:
-        """Those to be measured in a round: all in the first ones, then the fastest of them."""
-        return self.contender.variants if round < TRIALS else (self.best,)
+        """Those to be measured in a round: all in the first ones, then the fastest (of the prompt alone, too)."""
+        fastest = (self.best, self.within.best) if self.within is not None else (self.best,)
+        return self.contender.variants if round < TRIALS else tuple(dict.fromkeys(fastest))
 
     def add(self, variant: str, tokens: int, seconds: float) -> None:
         """Keeps one figure."""

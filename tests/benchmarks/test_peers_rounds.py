@@ -93,6 +93,22 @@ def test_variants_are_tried_once_then_the_fastest_goes_on() -> None:
     assert units[0].best == "no flash"
 
 
+def test_a_prompt_within_keeps_its_own_fastest_variant() -> None:
+    tied = Work("prefill-128", "prefill", 1, 128, within=DECODE.name)
+    units = units_of([contender("a", ("flash", "no flash", "other"))], [tied, DECODE])
+
+    def ask(contender: Contender, order: dict[str, Any]) -> dict[str, Any]:
+        decoding, reading = {"flash": (4.0, 1.0), "no flash": (1.0, 4.0), "other": (9.0, 9.0)}[order["variant"]]
+        return {"tokens": 8, "seconds": decoding, "prefill": {"tokens": 128, "seconds": reading}}
+
+    measure(units, Pace(3, 1e9, Clock()), ask, lambda line: None)
+    assert [(unit.best, unit.rates(unit.best)) for unit in units] == [
+        ("flash", [128.0] * 3),
+        ("no flash", [8.0] * 3),
+    ]
+    assert len(units[1].seconds["other"]) == 1
+
+
 def test_best_is_never_a_variant_that_was_given_up_after_a_lucky_round() -> None:
     unit = Unit(contender("a", ("flash", "no flash")), DECODE)
     unit.add("flash", 10, 0.1)
