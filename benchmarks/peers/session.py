@@ -51,6 +51,7 @@ class Session:
         self._peers, self._own, self._forms = peers, own, forms
         self._room, self._threads, self._timeout_s = room, threads, timeout_s
         self._children: dict[str, Child] = {}  # least recently asked first
+        self._refused: dict[str, str] = {}
         self.loaded: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Session:
@@ -67,7 +68,7 @@ class Session:
         """
         child = self._children.pop(contender.name, None)
         if child is None or not child.alive:
-            child = self._open(contender)
+            child = self._open_once(contender)
         self._children[contender.name] = child
         return child.ask(order, self._timeout_s)
 
@@ -75,6 +76,16 @@ class Session:
         """Ends all of them."""
         while self._children:
             self._children.popitem()[1].close()
+
+    def _open_once(self, contender: Contender) -> Child:
+        """An opened child; one that could not be opened is not tried again."""
+        if (why := self._refused.get(contender.name)) is not None:
+            raise PeerFailed(why)
+        try:
+            return self._open(contender)
+        except PeerFailed as error:
+            self._refused[contender.name] = str(error)
+            raise
 
     def _open(self, contender: Contender) -> Child:
         if contender.package in self._peers.failed:

@@ -132,3 +132,15 @@ def test_a_server_that_dies_says_its_last_line(tmp_path: Path) -> None:
         served.started(line, "http://127.0.0.1:9", 2, tmp_path / "log"),
     ):
         pass
+
+
+def test_one_that_can_not_be_loaded_is_tried_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "q4_0.gguf").write_bytes(b"no model")
+    forms = checkpoints.Forms(tmp_path)
+    room = {"max_streams": 1, "max_tokens": 8, "total_tokens": 8}
+    with Session(Peers(), Path(sys.executable), forms, room, 1, 20.0) as session:
+        for _ in range(2):
+            with pytest.raises(PeerFailed, match="ModelFileError"):
+                session.ask(contender("penstock q4_0"), {"do": "prefill", "tokens": 4, "seed": 1})
+            monkeypatch.setattr(Session, "_open", lambda *_: pytest.fail("it was tried again"))
+    assert not session.loaded
