@@ -104,8 +104,8 @@ def samplings(pool, kernels, quick):
     num_rows = 4 if quick else SAMPLED_ROWS
     head = to_native(weights("Q8_0", VOCAB, HIDDEN, rng))
     x = rng.standard_normal((num_rows, HIDDEN), dtype=np.float32) * np.float32(
-        0.1
-    )  # logits with a deviation of 2 or so
+        0.17
+    )  # logits with a deviation of 4 or so
     logits = np.zeros((num_rows, VOCAB), np.float32)
     maxima = np.zeros((num_rows, -(-VOCAB // 32)), np.float32)
 

@@ -2,6 +2,7 @@
 #include "sampler_view.h"
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
 
 #include "kernels.h"
@@ -51,29 +52,55 @@ void best_many(const LogitView& view, int64_t count, float floor, std::vector<in
   std::sort(ids.begin(), ids.end(), better);
 }
 
-// Where head_rows() draws its outlines.
-struct HeadOutline {
-  const Kernels& kernels;
-  LogitScale scale;
-  LogitRows out;
+// Draws outlines under a vocabulary pass, a run of channels at a time: whoever computes the last logits of a run finds most of them in
+// its second-level cache. A tile at a time costs three times as much.
+class HeadOutline {
+ public:
+  HeadOutline(const Kernels& kernels, LogitScale scale, const LogitRows& out, int64_t rows)
+      : kernels_(kernels),
+        scale_(scale),
+        out_(out),
+        rows_(rows),
+        run_(kOutline * std::clamp<int64_t>(kWarmBlocks / std::max<int64_t>(1, rows), kLeastRun, kMostRun)),
+        done_(static_cast<size_t>((out.vocab + run_ - 1) / run_)) {}
 
-  void take(int64_t row, int64_t rows, int64_t channel, int64_t channels) const {
-    const int64_t blocks = outline_count(out.vocab);
-    float* logits = out.logits + row * out.vocab + channel;
-    if (scale.scale != 1.0f || scale.cap != 0.0f) {
-      for (int64_t r = 0; r < rows; ++r) kernels.cap_logits(logits + r * out.vocab, channels, scale.scale, scale.cap);
+  void take(int64_t rows, int64_t channel, int64_t channels) {
+    for (const int64_t end = channel + channels; channel < end;) {
+      const int64_t index = channel / run_, first = index * run_, count = std::min(run_, out_.vocab - first);
+      const int64_t logits = rows * (std::min(end, first + count) - channel);
+      // Others' logits are seen by whoever adds last: an addition releases what came before it and acquires what the others released.
+      const int64_t before = done_[static_cast<size_t>(index)].fetch_add(logits, std::memory_order_acq_rel);
+      if (before + logits == rows_ * count) draw(first, count);
+      channel = first + count;
     }
-    kernels.outline(logits, out.vocab, rows, channels, out.maxima + row * blocks + channel / kOutline, blocks);
   }
+
+ private:
+  static constexpr int64_t kWarmBlocks = 2048, kLeastRun = 8, kMostRun = 64;  // in blocks of 128 bytes
+
+  void draw(int64_t first, int64_t count) const {
+    const int64_t blocks = outline_count(out_.vocab);
+    float* logits = out_.logits + first;
+    if (scale_.scale != 1.0f || scale_.cap != 0.0f) {
+      for (int64_t r = 0; r < rows_; ++r) kernels_.cap_logits(logits + r * out_.vocab, count, scale_.scale, scale_.cap);
+    }
+    kernels_.outline(logits, out_.vocab, rows_, count, out_.maxima + first / kOutline, blocks);
+  }
+
+  const Kernels& kernels_;
+  LogitScale scale_;
+  LogitRows out_;
+  int64_t rows_, run_;                      // logits of a row in one run
+  std::vector<std::atomic<int64_t>> done_;  // logits computed of each run
 };
 
 }  // namespace
 
 void head_rows(Pool& pool, const Kernels& kernels, const Matrix& head, const float* bias, Activations& x, LogitScale scale,
                const LogitRows& out) {
-  HeadOutline outline{kernels, scale, out};
-  const LinearSink sink{[](void* context, int64_t row, int64_t rows, int64_t channel, int64_t channels) {
-                          static_cast<HeadOutline*>(context)->take(row, rows, channel, channels);
+  HeadOutline outline(kernels, scale, out, x.rows());
+  const LinearSink sink{[](void* context, int64_t, int64_t rows, int64_t channel, int64_t channels) {
+                          static_cast<HeadOutline*>(context)->take(rows, channel, channels);
                         },
                         &outline};
   linear(pool, kernels, head, x, bias, out.logits, out.vocab, &sink);

@@ -34,7 +34,7 @@ struct LogitScale {
   float scale = 1.0f, cap = 0.0f;
 };
 
-// The vocabulary pass: `out` gets head · x and its outline, which is drawn while a tile of logits is warm.
+// The vocabulary pass: `out` gets head · x and its outline, which is drawn while the logits are warm.
 void head_rows(Pool& pool, const Kernels& kernels, const Matrix& head, const float* bias, Activations& x, LogitScale scale,
                const LogitRows& out);
 
