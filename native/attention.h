@@ -6,21 +6,23 @@
 
 namespace penstock {
 
-enum class KvType : int32_t { f32 = 0, bf16 = 1 };
+enum class KvType : int32_t { f32 = 0, bf16 = 1, int8 = 2 };
 
 constexpr int64_t kTile = 16;    // positions of a tile: keys lie [padded][16], values [16][padded]
 constexpr int64_t kSplit = 256;  // positions that share one softmax maximum
 
 // One layer's pages. A page holds, for each kv head, page_tokens / 16 tiles of keys and then as many of values; a head's dimensions are
-// padded with zeros to a multiple of 16. Tier code reads the fields only: an inline member would be a weak symbol there.
+// padded with zeros to a multiple of 16. A tile of int8 codes is followed by its sixteen positions' f32 scales, 64 bytes that keep the
+// next tile on a cache line. Tier code reads the fields only: an inline member would be a weak symbol there.
 struct KvLayer {
   uint8_t* base;
   KvType type;
   int64_t heads, dim, padded, page_tokens;
 
-  int64_t element_bytes() const { return type == KvType::f32 ? 4 : 2; }
-  int64_t tile_bytes() const { return kTile * padded * element_bytes(); }
-  int64_t head_bytes() const { return 2 * page_tokens * padded * element_bytes(); }
+  int64_t element_bytes() const { return type == KvType::f32 ? 4 : type == KvType::bf16 ? 2 : 1; }
+  int64_t scale_bytes() const { return type == KvType::int8 ? 4 : 0; }  // of one position of one head, of keys or of values
+  int64_t tile_bytes() const { return kTile * (padded * element_bytes() + scale_bytes()); }
+  int64_t head_bytes() const { return 2 * (page_tokens / kTile) * tile_bytes(); }
   int64_t page_bytes() const { return heads * head_bytes(); }
   uint8_t* key_tile(int64_t page, int64_t head, int64_t tile) const {
     return base + page * page_bytes() + head * head_bytes() + tile * tile_bytes();
@@ -47,7 +49,8 @@ struct AttendArgs {
 // Floats of scratch that a piece of work with that many (query, head) rows needs.
 inline int64_t attend_scratch(int64_t rows, int64_t padded) { return rows * (3 * padded + kSplit + 4); }
 
-// Stores one position's keys and values, rounded to the pages' type. k, v: [heads, dim] f32.
+// Stores one position's keys and values, rounded to the pages' type. k, v: [heads, dim] f32. As int8, each head has the scale max|x| / 127
+// and codes rounded to nearest even; one with NaN or infinity in it reads as NaN, one all below 2^-119 as zeros.
 void store_kv(const KvLayer& kv, const int32_t* table, int64_t position, const float* k, const float* v);
 
 }  // namespace penstock

@@ -351,7 +351,7 @@ void init_decoder(Decoder* self, Pool& pool, const TierHandle& tier, const Model
                   int64_t max_step_tokens, int64_t page_tokens, int32_t kv_type) {
   check_model(builder.model);
   if (max_slots < 1 || max_slots > INT32_MAX || max_step_tokens < 1 || page_tokens < 1 || page_tokens % kTile != 0 ||
-      kv_type < 0 || kv_type > 1) {
+      kv_type < 0 || kv_type > 2) {
     throw nb::value_error("a limit is out of range");
   }
   new (self) Decoder(pool, *tier.kernels, builder.model, {max_slots, max_step_tokens, page_tokens, static_cast<KvType>(kv_type)});

@@ -114,9 +114,9 @@ struct Pages {
   std::unique_ptr<uint8_t, void (*)(void*)> memory{nullptr, &std::free};
   KvLayer kv{};
 
-  void fill(const Heads& k, const Heads& v, const Table& table, int64_t page_tokens, bool bf16) {
+  void fill(const Heads& k, const Heads& v, const Table& table, int64_t page_tokens, KvType type) {
     const int64_t dim = extent(k, 2);
-    kv = {nullptr, bf16 ? KvType::bf16 : KvType::f32, extent(k, 1), dim, (dim + kTile - 1) / kTile * kTile, page_tokens};
+    kv = {nullptr, type, extent(k, 1), dim, (dim + kTile - 1) / kTile * kTile, page_tokens};
     int64_t pages = 0;
     for (size_t i = 0; i < table.shape(0); ++i) {
       need(table.data()[i] >= 0 && table.data()[i] < kMaxPages, "a page of the table is out of range");
@@ -125,7 +125,7 @@ struct Pages {
     const size_t bytes = static_cast<size_t>(pages * kv.page_bytes() + 63) / 64 * 64;
     memory.reset(static_cast<uint8_t*>(std::aligned_alloc(64, bytes)));
     if (!memory) throw std::bad_alloc();
-    std::memset(memory.get(), 0xff, bytes);  // NaN in both types
+    std::memset(memory.get(), 0xff, bytes);  // NaN in every type, as a scale too
     kv.base = memory.get();
     for (int64_t t = 0; t < extent(k, 0); ++t)
       store_kv(kv, table.data(), t, k.data() + t * kv.heads * dim, v.data() + t * kv.heads * dim);
@@ -135,7 +135,7 @@ struct Pages {
 struct AttendShape {
   int64_t page_tokens, first_position, window;
   float scale, softcap;
-  bool bf16;
+  int32_t kv_type;
 };
 
 void check_attend(const Heads& q, const Heads& k, const Heads& v, const Table& table, const AttendShape& s) {
@@ -148,6 +148,7 @@ void check_attend(const Heads& q, const Heads& k, const Heads& v, const Table& t
        "the table does not hold every position");
   need(s.first_position >= 0 && s.first_position <= extent(k, 0) - extent(q, 0), "a query lies behind the last key");
   need(s.window >= 0, "window must be 0 or more");
+  need(s.kv_type >= 0 && s.kv_type <= 2, "kv_type must be 0 (f32), 1 (bf16) or 2 (int8)");
 }
 
 HeadsOut run_attend(const TierHandle& tier, const Heads& q, const Heads& k, const Heads& v, const Table& table,
@@ -155,7 +156,7 @@ HeadsOut run_attend(const TierHandle& tier, const Heads& q, const Heads& k, cons
   check_attend(q, k, v, table, s);
   need(!sinks || sinks->shape(0) == q.shape(1), "sinks must have one value a head");
   Pages pages;
-  pages.fill(k, v, table, s.page_tokens, s.bf16);
+  pages.fill(k, v, table, s.page_tokens, static_cast<KvType>(s.kv_type));
   const int64_t heads = extent(q, 1), dim = extent(q, 2), group = heads / pages.kv.heads;
   auto out = copy_of(nullptr, q.shape(0) * q.shape(1) * q.shape(2));
   std::vector<float> scratch(static_cast<size_t>(attend_scratch(extent(q, 0) * group, pages.kv.padded)));
@@ -184,11 +185,12 @@ void bind_ops(nb::class_<TierHandle>& kernels) {
       .def(
           "attend",
           [](const TierHandle& tier, const Heads& q, const Heads& k, const Heads& v, const Table& table, int64_t page_tokens,
-             int64_t first_position, float scale, bool bf16, int64_t window, float softcap, const std::optional<Vector>& sinks) {
-            return run_attend(tier, q, k, v, table, {page_tokens, first_position, window, scale, softcap, bf16}, sinks);
+             int64_t first_position, float scale, int32_t kv_type, int64_t window, float softcap,
+             const std::optional<Vector>& sinks) {
+            return run_attend(tier, q, k, v, table, {page_tokens, first_position, window, scale, softcap, kv_type}, sinks);
           },
           "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(), "table"_a.noconvert(), "page_tokens"_a, "first_position"_a,
-          "scale"_a, "bf16"_a = false, "window"_a = 0, "softcap"_a = 0.0f, "sinks"_a.noconvert() = nb::none(),
+          "scale"_a, "kv_type"_a = 0, "window"_a = 0, "softcap"_a = 0.0f, "sinks"_a.noconvert() = nb::none(),
           "Attention of successive queries over keys and values stored in pages by the table.");
 }
 

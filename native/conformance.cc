@@ -183,7 +183,7 @@ void run_attention(const Kernels& kernels, float nudge, Digest& digest) {
                            sinks = reals(heads * group, 2.0f, chance);
   std::vector<float> q = reals(count * heads * group * dim, 4.0f, chance), out(q.size());
   q[0] += nudge;
-  for (const auto type : {penstock::KvType::f32, penstock::KvType::bf16}) {
+  for (const auto type : {penstock::KvType::f32, penstock::KvType::bf16, penstock::KvType::int8}) {
     penstock::KvLayer kv{nullptr, type, heads, dim, 48, page_tokens};
     std::vector<uint8_t> memory(static_cast<size_t>(10 * kv.page_bytes()), 0xff);
     kv.base = memory.data();

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,13 @@ from penstock.backend.cpu import CpuBackend
 from penstock.core import ConfigError, Event, ModelFileError, Request, SamplingParams
 from penstock.sim import replay
 
-KV_BYTES_A_TOKEN = 2048  # the bundled model's, bf16
+KV_BYTES_A_TOKEN = {"bf16": 2048, "f32": 4096, "int8": 1088}  # the bundled model's
 
 
 def options(tokens: int, **changes: object) -> LoadOptions:
     """The bundled model with KV for so many tokens."""
-    base = {"kv_bytes": tokens * KV_BYTES_A_TOKEN, "page_tokens": 16, "max_running": 16, "threads": 2}
+    kv_bytes = tokens * KV_BYTES_A_TOKEN[str(changes.get("kv_type", "bf16"))]
+    base = {"kv_bytes": kv_bytes, "page_tokens": 16, "max_running": 16, "threads": 2}
     return LoadOptions(**{**base, **changes})  # type: ignore[arg-type]
 
 
@@ -94,11 +97,17 @@ def close(model: LoadedModel) -> None:
 
 
 @pytest.fixture(scope="module")
-def expected() -> list[Answer]:
-    model = load(options(4096, prefix_cache=False))
-    found = alone(model, requests(model, 40))
-    close(model)
-    return found
+def expected() -> Callable[[str], list[Answer]]:
+    """The answers of every request alone, by KV type."""
+
+    @functools.cache
+    def compute(kv_type: str) -> list[Answer]:
+        model = load(options(4096, prefix_cache=False, kv_type=kv_type))
+        found = alone(model, requests(model, 40))
+        close(model)
+        return found
+
+    return compute
 
 
 @pytest.mark.parametrize(
@@ -109,12 +118,15 @@ def expected() -> list[Answer]:
         pytest.param(4096, {"max_step_tokens": 23}, id="odd chunks of at most 23 tokens"),
         pytest.param(4096, {"threads": 1, "max_running": 3}, id="one thread, three slots"),
         pytest.param(4096, {"page_tokens": 32, "prefix_cache": False}, id="other pages, no cache"),
+        pytest.param(16384, {"kv_type": "int8", "page_tokens": 32}, id="int8 KV, roomy, prefix hits"),
+        pytest.param(700, {"kv_type": "int8", "max_step_tokens": 40}, id="int8 KV, sequences are preempted"),
     ],
 )
 def test_tokens_and_logprobs_are_those_of_the_request_alone(
-    expected: list[Answer], tokens: int, changes: dict[str, object]
+    expected: Callable[[str], list[Answer]], tokens: int, changes: dict[str, object]
 ) -> None:
-    model = load(options(tokens, **changes))
+    kv_type = str(changes.get("kv_type", "bf16"))
+    model = load(options(tokens, **{"kv_type": kv_type, **changes}))
     teach_short_outputs(model)
     wanted = requests(model, 40)
     order = list(range(40))
@@ -123,15 +135,12 @@ def test_tokens_and_logprobs_are_those_of_the_request_alone(
     if tokens == 700:
         assert model.client.snapshot().num_preemptions > 0
     close(model)
-    assert found == expected
+    assert found == expected(kv_type)
 
 
-def test_another_kv_type_shows(expected: list[Answer]) -> None:
+def test_another_kv_type_shows(expected: Callable[[str], list[Answer]]) -> None:
     """The control: what may change the bits does change them, so the comparison above can fail."""
-    model = load(options(8192, kv_type="f32"))
-    found = alone(model, requests(model, 40))
-    close(model)
-    assert found != expected
+    assert expected("f32") != expected("bf16") != expected("int8") != expected("f32")
 
 
 def test_a_live_run_replays_to_the_same_decisions(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class LoadOptions:
         revision: of a hub id: branch, tag or commit.
         max_model_tokens: longest prompt plus output; None takes the model's own, cut to what fits.
         kv_bytes: bytes of KV; None chooses from free memory.
-        kv_type: "auto" (bf16; f32 for f32 weights), "bf16" or "f32".
+        kv_type: "auto" (bf16; f32 for f32 weights), "bf16", "f32" or "int8".
         page_tokens: tokens of a KV page.
         prefix_cache: whether finished prompts stay findable.
         max_running: sequences computed at once.
@@ -71,7 +71,7 @@ class LoadedModel:
         client: the engine.
         config: resolved choices.
         kv: the KV choice; `kv.line(kv_type)` is the printed line.
-        kv_type: "bf16" or "f32".
+        kv_type: "bf16", "f32" or "int8".
         tier: compute tier in use.
         threads: compute threads in use.
         pool: those threads, for the next `load` of this process.

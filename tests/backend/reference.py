@@ -112,10 +112,16 @@ def mixture(x, at, mlp, project):
     return out
 
 
-def reference_logits(spec, weights, tokens, max_model_tokens, rounded=lambda x: x):
+def store_int8(x):
+    """Keys or values [T, K, D] as an int8 KV gives them back: a scale for each token and head."""
+    scale = np.abs(x).max(-1, keepdims=True) / 127
+    return np.rint(x / scale) * scale
+
+
+def reference_logits(spec, weights, tokens, max_model_tokens, rounded=lambda x: x, stored=lambda x: x):
     """weights: place -> array. Returns logits [T, V] f64 of every position.
 
-    `rounded` is applied to every input but the routers'.
+    `rounded` is applied to every input but the routers', `stored` to the rotated keys and to the values.
     """
     w = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
 
@@ -139,7 +145,7 @@ def reference_logits(spec, weights, tokens, max_model_tokens, rounded=lambda x: 
             q, k, v = (np.clip(rows, -att.qkv_clip, att.qkv_clip) for rows in (q, k, v))
         if att.rope is not None:
             q, k = rotate(q, att.rope, max_model_tokens), rotate(k, att.rope, max_model_tokens)
-        branch = project(attend(q, k, v, att, w.get(at + "sinks")), at + "o")
+        branch = project(attend(q, stored(k), stored(v), att, w.get(at + "sinks")), at + "o")
         x = x + spec.residual_scale * (norm(branch, at + "attn_post_norm") if layer.post_norms else branch)
         h = norm(x, at + "mlp_norm") if layer.pre_norms else x
         branch = (mixture if layer.mlp.num_experts else gated_mlp)(h, at, layer.mlp, project)

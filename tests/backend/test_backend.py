@@ -17,6 +17,7 @@ from penstock.core import (
     SamplingParams,
     StepPlan,
 )
+from penstock.model import KV_COSTS
 
 SPEC = make_spec()
 ARRAYS = random_weights(SPEC)
@@ -226,3 +227,20 @@ def test_rows_beyond_the_step_budget_are_refused():
     driver.open(0, tokens_of(9))
     with pytest.raises(ValueError, match="max_step_tokens"):
         driver.step(driver.row(0, 0, tokens_of(9)))
+
+
+@pytest.mark.parametrize("kv_type", KV_COSTS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_stored_keys_and_values_that_are_not_finite_fail_their_row_alone(kv_type, bad):
+    """Token 7's hidden state is not finite; what follows it sees that through the KV alone."""
+    arrays = ARRAYS | {"embed": ARRAYS["embed"].copy()}
+    arrays["embed"][7] = bad
+    driver = Driver(make_backend(SPEC, weight_map(arrays), kv_type=kv_type))
+    clean = Driver(make_backend(SPEC, WEIGHTS, kv_type=kv_type))
+    for slot, tokens in ((0, [1, 7, 3, 4]), (1, [1, 2, 3, 4])):
+        driver.open(slot, tokens)
+        driver.step(driver.row(slot, 0, tokens[:3], NO_OUTPUT))
+    rows = driver.step(driver.row(0, 3, [4]), driver.row(1, 3, [4])).rows
+    clean.open(0, [1, 2, 3, 4])
+    assert (rows[0].error, rows[0].tokens) == ("invalid_logits", ())
+    assert rows[1].tokens == clean.prefill(0, [1, 2, 3, 4], [3])[-1][0].tokens

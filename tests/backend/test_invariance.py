@@ -29,8 +29,10 @@ def tokens_of(count, seed=1):
     return [int(t) for t in np.random.default_rng(seed).integers(0, SPEC.vocab, count)]
 
 
-def backend_of(**options):
-    return make_backend(SPEC, WEIGHTS, **({"kv_type": "bf16"} | options))
+@pytest.fixture(scope="module", params=["bf16", "int8"])
+def backend_of(request):
+    """Makes a backend of that KV type."""
+    return lambda **options: make_backend(SPEC, WEIGHTS, **({"kv_type": request.param} | options))
 
 
 PROMPT = tokens_of(75)
@@ -57,13 +59,13 @@ def decode(driver, slot, at, result, logits, steps, mates=lambda: ()):
 
 
 @pytest.fixture(scope="module")
-def expected():
+def expected(backend_of):
     return run_alone(backend_of())
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 40), max_size=6), st.randoms(use_true_random=False))
-def test_chunks_and_page_places_do_not_matter(expected, chunks, shuffler):
+def test_chunks_and_page_places_do_not_matter(backend_of, expected, chunks, shuffler):
     order = list(range(64))
     shuffler.shuffle(order)
     assert run_alone(backend_of(), chunks=chunks, page_order=order) == expected
@@ -72,14 +74,14 @@ def test_chunks_and_page_places_do_not_matter(expected, chunks, shuffler):
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("page_tokens", [16, 64])
-def test_tiers_threads_and_page_sizes_do_not_matter(expected, tier, threads, page_tokens):
+def test_tiers_threads_and_page_sizes_do_not_matter(backend_of, expected, tier, threads, page_tokens):
     backend = backend_of(isa=tier, threads=threads, page_tokens=page_tokens)
     assert run_alone(backend, chunks=(33,), page_tokens=page_tokens) == expected
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(0, 8), st.sampled_from([1, 2]))
-def test_batch_mates_do_not_matter(expected, lengths, place, threads):
+def test_batch_mates_do_not_matter(backend_of, expected, lengths, place, threads):
     """Mates prefill beside the chunks and decode beside the steps, before and after the row in the plan."""
     driver = Driver(backend_of(threads=threads))
     driver.open(0, PROMPT, sampling=SAMPLED, seed=7)
@@ -104,12 +106,12 @@ def test_batch_mates_do_not_matter(expected, lengths, place, threads):
     assert decode(driver, 0, len(PROMPT), result.rows[0], logits[:1], STEPS, mate_rows) == expected
 
 
-def test_control_another_token_changes_the_bits(expected):
+def test_control_another_token_changes_the_bits(backend_of, expected):
     changed = [*PROMPT[:-30], (PROMPT[-30] + 1) % SPEC.vocab, *PROMPT[-29:]]
     assert run_alone(backend_of(), prompt=changed)[1] != expected[1]
 
 
-def test_a_shared_prefix_gives_the_same_bits(expected):
+def test_a_shared_prefix_gives_the_same_bits(backend_of, expected):
     """A second slot takes the first one's full pages and computes the rest."""
     driver = Driver(backend_of())
     driver.open(1, PROMPT)
@@ -120,7 +122,7 @@ def test_a_shared_prefix_gives_the_same_bits(expected):
     assert decode(driver, 0, len(PROMPT), result.rows[0], logits, STEPS) == expected
 
 
-def test_a_copied_page_gives_the_same_bits(expected):
+def test_a_copied_page_gives_the_same_bits(backend_of, expected):
     """Copy-on-write of the partial last page."""
     driver = Driver(backend_of())
     driver.open(1, PROMPT)
@@ -132,7 +134,7 @@ def test_a_copied_page_gives_the_same_bits(expected):
     assert decode(driver, 0, len(PROMPT), result.rows[0], logits, STEPS) == expected
 
 
-def test_a_slot_opened_again_after_preemption_goes_on_with_the_same_bits(expected):
+def test_a_slot_opened_again_after_preemption_goes_on_with_the_same_bits(backend_of, expected):
     tokens, bits = expected
     driver = Driver(backend_of())
     driver.open(0, PROMPT, sampling=SAMPLED, seed=7)
@@ -145,7 +147,7 @@ def test_a_slot_opened_again_after_preemption_goes_on_with_the_same_bits(expecte
     assert (result.tokens[0], logits[-1].tobytes()) == (tokens[3], bits[3])
 
 
-def test_future_tokens_are_the_last_sample(expected):
+def test_future_tokens_are_the_last_sample(backend_of, expected):
     backend = backend_of()
     driver = Driver(backend)
     driver.open(0, PROMPT, sampling=SAMPLED, seed=7)
@@ -158,7 +160,7 @@ def test_future_tokens_are_the_last_sample(expected):
 
 
 @pytest.mark.parametrize("good", [0, 1, 2, 3])
-def test_drafts_stand_exactly_when_they_would_have_been_sampled(expected, good):
+def test_drafts_stand_exactly_when_they_would_have_been_sampled(backend_of, expected, good):
     tokens, bits = expected
     driver = Driver(backend_of())
     driver.open(0, PROMPT, sampling=SAMPLED, seed=7)
@@ -174,14 +176,14 @@ def test_drafts_stand_exactly_when_they_would_have_been_sampled(expected, good):
 
 
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 31, 32, 33, 49, 50, 51, 65, 66, 67])
-def test_page_and_window_borders(length):
+def test_page_and_window_borders(backend_of, length):
     """At every border one token a step equals one chunk; the window is 50."""
     prompt = PROMPT[:length]
     backend = backend_of()
     assert run_alone(backend, prompt, chunks=[1] * (length - 1), steps=2) == run_alone(backend_of(), prompt, steps=2)
 
 
-def test_pages_wholly_behind_the_window_may_be_given_away(expected):
+def test_pages_wholly_behind_the_window_may_be_given_away(backend_of, expected):
     """What lies there is never read, and -1 may stand for it; one position nearer it is missed."""
     driver = Driver(backend_of())
     driver.open(1, PROMPT)
@@ -197,13 +199,13 @@ def test_pages_wholly_behind_the_window_may_be_given_away(expected):
         driver.step(driver.row(2, 64, PROMPT[64:65], shared=[-1, *pages[1:]]))
 
 
-def test_poisoned_unused_pages_change_nothing(expected):
+def test_poisoned_unused_pages_change_nothing(backend_of, expected):
     backend = backend_of()
     poison(backend, range(64))
     assert run_alone(backend, page_order=range(40, 64)) == expected
 
 
-def test_control_poison_in_a_used_page_fails_that_row_alone(expected):
+def test_control_poison_in_a_used_page_fails_that_row_alone(backend_of, expected):
     driver = Driver(backend_of())
     driver.open(0, PROMPT, sampling=SAMPLED, seed=7)
     driver.open(1, PROMPT, sampling=SAMPLED, seed=7)
@@ -223,7 +225,7 @@ def poison(backend, pages):
         backend.write_page(0, page, b"\xff" * backend.kv_groups[0].bytes_per_page)
 
 
-def test_bad_plans_are_refused_and_the_next_one_runs(expected):
+def test_bad_plans_are_refused_and_the_next_one_runs(backend_of, expected):
     backend = backend_of()
     bad = [
         StepPlan(0, (opened(99, PROMPT),), (), (), ()),

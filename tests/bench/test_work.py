@@ -8,7 +8,7 @@ from tests.bench.samples import limits
 from penstock.assemble import find_model
 from penstock.bench.work import ARITHMETIC, BANDWIDTH, Needs, Share, Work, kept, pairs
 from penstock.formats import RawTensor, Storage
-from penstock.model import Attention, DecoderSpec, Layer, Mlp, WeightMap, WeightRef, open_checkpoint, places
+from penstock.model import KV_COSTS, Attention, DecoderSpec, Layer, Mlp, WeightMap, WeightRef, open_checkpoint, places
 
 
 def attention(window=None):
@@ -48,6 +48,17 @@ def test_a_dense_model_by_hand():
     assert (needs.int_ops, needs.float_ops) == (0, 2 * (dense * 5 + 100 * 32) + scores)
     silent = Work(spec, weights, "f32").needs([Share(0, 1, samples=False)])
     assert silent.bytes == 2 * dense + 64  # nobody samples: the head is not read
+
+
+def test_int8_kv_counts_its_scales():
+    spec, weights = model([Layer(attention(), Mlp(64))] * 3)
+    read = {
+        kv_type: Work(spec, weights, kv_type).needs([Share(100, 1)]).bytes
+        - Work(spec, weights, kv_type).needs([Share(0, 1)]).bytes
+        for kv_type in KV_COSTS
+    }
+    vectors = 3 * 2 * 2 * 100  # keys and values of two heads in three layers
+    assert read == {"f32": vectors * 32, "bf16": vectors * 16, "int8": vectors * (8 + 4)}
 
 
 def test_group_codes_count_as_integers_and_their_own_size():

@@ -43,6 +43,8 @@ def test_the_report_says_what_a_token_costs_by_group(tmp_path: Path) -> None:
     path.write_text(json.dumps(PUBLISHED["gemma-3-1b-it"][0]))
     facts = inspect_checkpoint(path)
     assert "26,624 bytes a token: full 4,096, window-512 22,528" in facts.report()
+    # 4 and 22 layers of one head of 256: a byte a value and four of a scale, for keys and for values
+    assert "13,520 bytes a token: full 2,080, window-512 11,440" in facts.report()
     assert sum(group.values_per_token for group in facts.kv_groups) * 2 == dict(facts.kv_bytes_per_token)["bf16"]
 
 

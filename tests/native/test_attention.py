@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from penstock import _native
 
 TIERS = _native.tiers()
+F32, BF16, INT8 = 0, 1, 2
 
 
 def draw(count, tokens, heads, kv_heads, dim, seed=0):
@@ -26,6 +27,17 @@ def pages(tokens, page_tokens, seed=0):
     """Pages in any order, with unused ones between."""
     count = -(-tokens // page_tokens)
     return np.random.default_rng(seed).permutation(count + 3)[:count].astype(np.int32)
+
+
+def as_stored(x, kv_type):
+    """What a page gives back of x; int8 has one scale for each position and head."""
+    if kv_type == F32:
+        return x
+    if kv_type == BF16:
+        return x.astype(ml_dtypes.bfloat16).astype(np.float32)
+    peak = np.abs(x).max(-1, keepdims=True)
+    usable = np.where(peak < 2.0**-119, np.float32(np.inf), peak)  # then every code is 0
+    return np.rint(x * (np.float32(127) / usable)) * np.where(usable == np.inf, 0, usable / np.float32(127))
 
 
 def dense(q, k, v, first, *, scale, window=0, softcap=0.0, sinks=None):
@@ -97,28 +109,79 @@ def test_sinks_stand_beside_a_window(tier, window):
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("count", [1, 9])
-def test_nothing_behind_the_window_is_read(tier, count):
+@pytest.mark.parametrize("kv_type", [F32, INT8])
+def test_nothing_behind_the_window_is_read(tier, kv_type, count):
     """Poison lies up to the tile in which the first query's window begins; one tile further it shows."""
     q, k, v = draw(count, 5000, 4, 2, 16)
     first, window = 5000 - count, 100
     begin = (first - window + 1) // 16 * 16
-    want = dense(q, k, v, first, scale=0.25, window=window)
+    want = dense(q, as_stored(k, kv_type), as_stored(v, kv_type), first, scale=0.25, window=window)
     for end, finite in ((begin, True), (begin + 32, False)):
         poisoned_k, poisoned_v = k.copy(), v.copy()
         poisoned_k[:end], poisoned_v[:end] = np.nan, np.nan
-        found = run(tier, q, poisoned_k, poisoned_v, window=window)
+        found = run(tier, q, poisoned_k, poisoned_v, window=window, kv_type=kv_type)
         assert np.isfinite(found[0]).all() == finite
         if finite:
             np.testing.assert_allclose(found, want, atol=2e-6)
 
 
+HEAD_SIZES = [(1, 40, 1, 1, 64), (3, 280, 4, 2, 48), (5, 600, 7, 1, 80), (9, 300, 6, 3, 96), (2, 513, 8, 2, 256)]
+
+
 @pytest.mark.parametrize("tier", TIERS)
-def test_keys_and_values_are_read_as_stored(tier):
-    q, k, v = draw(3, 280, 4, 2, 48)
-    rounded = [x.astype(ml_dtypes.bfloat16).astype(np.float32) for x in (k, v)]
-    found = run(tier, q, k, v, bf16=True)
-    np.testing.assert_allclose(found, dense(q, *rounded, 277, scale=0.25), rtol=0, atol=3e-6)
-    assert np.abs(found - dense(q, k, v, 277, scale=0.25)).max() > 1e-4  # control: unrounded
+@pytest.mark.parametrize("kv_type", [BF16, INT8])
+@pytest.mark.parametrize("shape", HEAD_SIZES)
+@pytest.mark.parametrize("variant", [{}, {"window": 70, "softcap": 2.0}, {"sinks": True}])
+def test_keys_and_values_are_read_as_stored(tier, kv_type, shape, variant):
+    q, k, v = draw(*shape)
+    options = variant | {"scale": 1 / math.sqrt(shape[-1])}
+    if "sinks" in variant:
+        options["sinks"] = np.linspace(-2, 3, shape[2], dtype=np.float32)
+    rounded = [as_stored(x, kv_type) for x in (k, v)]
+    found = run(tier, q, k, v, kv_type=kv_type, page_tokens=32, **options)
+    first = len(k) - len(q)
+    np.testing.assert_allclose(found, dense(q, *rounded, first, **options), rtol=0, atol=3e-6)
+    assert np.abs(found - dense(q, k, v, first, **options)).max() > 1e-4  # control: unrounded
+    one_scale = [as_stored(x.reshape(len(x), 1, -1), kv_type).reshape(x.shape) for x in (k, v)]
+    apart = np.abs(found - dense(q, *one_scale, first, **options)).max()
+    assert (apart > 1e-4) == (kv_type == INT8 and shape[3] > 1)  # control: a scale for each token alone
+
+
+HEAD_VALUES = st.lists(st.floats(-(2.0**122), 2.0**122, width=32), min_size=1, max_size=40)
+
+
+@settings(max_examples=200, deadline=None)
+@given(HEAD_VALUES, st.integers(-120, 60), st.sampled_from(TIERS))
+def test_int8_heads_come_back_within_half_a_step(values, exponent, tier):
+    """One position alone gives its values as they are stored."""
+    x = np.clip(np.ldexp(np.array(values), exponent), -1e38, 1e38).astype(np.float32).reshape(1, 1, -1)
+    found = run(tier, np.zeros_like(x), x, x, kv_type=INT8)
+    np.testing.assert_array_equal(found, as_stored(x, INT8).astype(np.float32))
+    peak = np.abs(x).max()
+    assert np.abs(found.astype(np.float64) - x).max() <= max(float(peak) / 254 * (1 + 1e-5), 2.0**-119)
+    if peak >= 2.0**-119:
+        np.testing.assert_allclose(np.abs(found).max(), peak, rtol=1e-6)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_int8_zeros_are_exact(tier):
+    q, k, v = draw(1, 20, 2, 1, 24)
+    k[3], v[:] = 0, 0
+    assert not run(tier, q, k, v, kv_type=INT8).any()
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("place", ["keys", "values"])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_never_becomes_an_int8_code(tier, place, bad):
+    """Every query that sees the position has a result that is not finite, in the heads that share the kv head alone."""
+    q, k, v = draw(3, 90, 4, 2, 20)
+    clean = run(tier, q, k, v, kv_type=INT8)
+    (k if place == "keys" else v)[40, 1, 7] = bad
+    found = run(tier, q, k, v, kv_type=INT8)
+    np.testing.assert_array_equal(found[:, :2], clean[:, :2])
+    assert not np.isfinite(found[:, 2:]).any()
+    assert np.isfinite(run(tier, q, k, v, kv_type=INT8, window=20)).all()
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -132,11 +195,11 @@ def test_scores_far_apart_do_not_overflow(tier):
 @given(st.data())
 def test_bits_depend_on_the_sequence_alone(data):
     """Tier, page size, pages' places, how many queries go together and what lies behind them change nothing."""
-    tokens, group = data.draw(st.integers(1, 600)), data.draw(st.integers(1, 3))
-    kv_heads, dim = data.draw(st.integers(1, 2)), data.draw(st.sampled_from([8, 16, 40]))
+    tokens, group = data.draw(st.integers(1, 600)), data.draw(st.sampled_from([1, 2, 3, 7]))
+    kv_heads, dim = data.draw(st.integers(1, 2)), data.draw(st.sampled_from([8, 16, 40, 144]))
     count = data.draw(st.integers(1, min(tokens, 9)))
     options = {
-        "bf16": data.draw(st.booleans()),
+        "kv_type": data.draw(st.sampled_from([F32, BF16, INT8])),
         "window": data.draw(st.sampled_from([0, 0, 5, 200])),
         "softcap": data.draw(st.sampled_from([0.0, 4.0])),
         "scale": 1 / math.sqrt(dim),
@@ -160,11 +223,12 @@ def test_bits_depend_on_the_sequence_alone(data):
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_control_one_changed_key_is_seen(tier):
+@pytest.mark.parametrize("kv_type", [F32, BF16, INT8])
+def test_control_one_changed_key_is_seen(tier, kv_type):
     q, k, v = draw(1, 300, 2, 1, 16)
-    want = run(tier, q, k, v)
-    k[11, 0, 3] += 0.01
-    assert not np.array_equal(run(tier, q, k, v), want)
+    want = run(tier, q, k, v, kv_type=kv_type)
+    k[11, 0, 3] += 0.1
+    assert not np.array_equal(run(tier, q, k, v, kv_type=kv_type), want)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +242,8 @@ def test_control_one_changed_key_is_seen(tier):
         ({"first": 39}, "behind the last key"),
         ({"first": -1}, "behind the last key"),
         ({"window": -1}, "window"),
+        ({"kv_type": 3}, "kv_type"),
+        ({"kv_type": -1}, "kv_type"),
         ({"sinks": np.zeros(3, np.float32)}, "sinks"),
     ],
 )

@@ -42,7 +42,7 @@ class EnginePlan:
         mixed_prompt: tokens of a prompt that come with decoding sequences in one step; 0 for none.
         steps: decode steps that are timed.
         repeats: prefills and mixed steps that are timed.
-        kv_type: "auto", "bf16" or "f32".
+        kv_type: "auto", "bf16", "f32" or "int8".
         isa: compute tier at most.
         pack_cache: whether repacked weights are kept on disk.
     """

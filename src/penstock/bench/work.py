@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from penstock.bench.machine import DOT, FMA, MachineLimits
 from penstock.formats import FLOAT_LAYOUTS, num_bytes
-from penstock.model import Attention, DecoderSpec, WeightMap, places
+from penstock.model import KV_COSTS, Attention, DecoderSpec, WeightMap, places
 
-KV_VALUE_BYTES = {"f32": 4, "bf16": 2}
 BANDWIDTH, ARITHMETIC = "bandwidth", "arithmetic"
 
 
@@ -66,12 +65,12 @@ class Work:
     Args:
         spec: the decoder.
         weights: their storage kinds are what counts.
-        kv_type: "f32" or "bf16".
+        kv_type: "f32", "bf16" or "int8".
     """
 
     def __init__(self, spec: DecoderSpec, weights: WeightMap, kv_type: str) -> None:
         self._spec = spec
-        self._value_bytes = KV_VALUE_BYTES[kv_type]
+        self._kv = KV_COSTS[kv_type]
         self._dense = _Part()
         self._head = _Part()
         self._experts: dict[int, _Part] = {}
@@ -108,7 +107,7 @@ class Work:
         for layer_spec in self._spec.layers:
             attention = layer_spec.attention
             for share in shares:
-                read += self._value_bytes * 2 * attention.num_kv_heads * attention.head_dim * kept(attention, share)
+                read += self._kv.bytes_per_token(attention) * kept(attention, share)
                 float_macs += 2 * attention.num_heads * attention.head_dim * pairs(attention, share)
         return Needs(round(read), round(2 * int_macs), round(2 * float_macs))
 

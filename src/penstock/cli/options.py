@@ -39,7 +39,7 @@ KvBytes = Annotated[
     str | None, typer.Option(metavar="BYTES", help="KV memory, e.g. 2GB or 512MiB; half of what is free if left out.")
 ]
 KvType = Annotated[
-    str, typer.Option(metavar="TYPE", help="KV element type: auto (bf16; f32 for f32 weights), bf16 or f32.")
+    str, typer.Option(metavar="TYPE", help="KV element type: auto (bf16; f32 for f32 weights), bf16, f32 or int8.")
 ]
 Threads = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Compute threads; the cores of this process if left out.")

@@ -6,7 +6,7 @@ client: this one does not, so that a local or pulled model starts without it.
 
 from penstock.model.checkpoint import Checkpoint, open_checkpoint
 from penstock.model.facts import ModelFacts, inspect_checkpoint
-from penstock.model.kv_groups import LayerGroup, kv_groups
+from penstock.model.kv_groups import KV_COSTS, LayerGroup, kv_groups
 from penstock.model.places import places
 from penstock.model.reference import parse_reference
 from penstock.model.repo_cache import cache_folder, find_pulled
@@ -14,6 +14,7 @@ from penstock.model.spec import Activation, Attention, DecoderSpec, Layer, Mlp, 
 from penstock.model.weights import WeightMap, WeightRef
 
 __all__ = [
+    "KV_COSTS",
     "Activation",
     "Attention",
     "Checkpoint",

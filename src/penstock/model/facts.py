@@ -23,13 +23,11 @@ from penstock.model.checkpoint import (
 from penstock.model.families import family_of, read_spec
 from penstock.model.fields import Fields
 from penstock.model.json_file import read_json
-from penstock.model.kv_groups import LayerGroup, kv_groups
-from penstock.model.places import count_active_parameters, count_parameters, kv_values_per_token
+from penstock.model.kv_groups import KV_COSTS, LayerGroup, kv_bytes_per_token, kv_groups
+from penstock.model.places import count_active_parameters, count_parameters
 from penstock.model.safetensors_file import INDEX
 from penstock.model.spec import DecoderSpec, Rope
 from penstock.model.weights import WeightMap
-
-_KV_BYTES = (("f32", 4), ("bf16", 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +92,9 @@ class ModelFacts:
         """What each group keeps of them, where there is more than one."""
         if len(self.kv_groups) == 1:
             return ""
-        size = dict(_KV_BYTES)[kind]
-        return ": " + ", ".join(f"{group.name} {size * group.values_per_token:,}" for group in self.kv_groups)
+        return ": " + ", ".join(
+            f"{group.name} {kv_bytes_per_token(self.spec, kind, group.layers):,}" for group in self.kv_groups
+        )
 
     def _recommended(self) -> str:
         own = SamplingParams()
@@ -156,7 +155,7 @@ def _facts(name: str, spec: DecoderSpec, weights: WeightMap | None, defaults: Sa
         total_bytes=sum(size for _, size in storage),
         bytes_by_storage=storage,
         quantization=storage[0][0] if storage and storage[0][0] not in floats else None,
-        kv_bytes_per_token=tuple((kind, size * kv_values_per_token(spec)) for kind, size in _KV_BYTES),
+        kv_bytes_per_token=tuple((kind, kv_bytes_per_token(spec, kind)) for kind in KV_COSTS),
         kv_groups=kv_groups(spec),
         skipped=tuple(sorted(parts.items())),
         generation_defaults=defaults,

@@ -1,14 +1,29 @@
-"""Which layers of a decoder share one page table, because they look back equally far.
+"""Which layers of a decoder share one page table, because they look back equally far, and what a token costs in them.
 
-Knows nothing about pages, bytes or backends. Invariant: every layer is in exactly one group, and a group's layers have
+Knows nothing about pages or backends. Invariant: every layer is in exactly one group, and a group's layers have
 one window.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from penstock.model.spec import DecoderSpec
+from penstock.model.spec import Attention, DecoderSpec
+
+
+class KvCost(NamedTuple):
+    """Bytes of a stored key or value: of each of a head's values, and of the head's scale."""
+
+    value_bytes: int
+    scale_bytes: int
+
+    def bytes_per_token(self, attention: Attention) -> int:
+        """Bytes that one token keeps in a layer with such heads."""
+        return 2 * attention.num_kv_heads * (self.value_bytes * attention.head_dim + self.scale_bytes)
+
+
+KV_COSTS = {"f32": KvCost(4, 0), "bf16": KvCost(2, 0), "int8": KvCost(1, 4)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +59,12 @@ def kv_groups(spec: DecoderSpec) -> tuple[LayerGroup, ...]:
         )
         for window in order
     )
+
+
+def kv_bytes_per_token(spec: DecoderSpec, kv_type: str, layers: tuple[int, ...] | None = None) -> int:
+    """Bytes that one token keeps in those layers, all if left out; the filling of odd head sizes is not counted."""
+    chosen = range(len(spec.layers)) if layers is None else layers
+    return sum(KV_COSTS[kv_type].bytes_per_token(spec.layers[index].attention) for index in chosen)
 
 
 def _values(spec: DecoderSpec, index: int) -> int:

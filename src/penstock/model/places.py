@@ -103,8 +103,3 @@ def count_active_parameters(spec: DecoderSpec) -> int:
             one = sum(map(prod, _gated("", mlp.intermediate, spec.hidden, mlp.bias).values()))
             idle += (mlp.num_experts - mlp.experts_per_token) * one
     return count_parameters(spec) - idle
-
-
-def kv_values_per_token(spec: DecoderSpec) -> int:
-    """Values (not bytes) of K and V that one token keeps, over all layers."""
-    return sum(2 * layer.attention.num_kv_heads * layer.attention.head_dim for layer in spec.layers)

@@ -31,7 +31,7 @@ from penstock.core import (
 from penstock.formats import Storage
 from penstock.model import DecoderSpec, WeightMap, kv_groups
 
-KV_TYPES = {"f32": 0, "bf16": 1}
+KV_TYPES = {"f32": 0, "bf16": 1, "int8": 2}
 PAGE_MULTIPLE = 16  # positions of a tile of stored keys
 _ERRORS = {1: "invalid_logits", 2: "empty_mask"}
 _SEED_MASK = 2**64 - 1
@@ -47,7 +47,7 @@ class CpuOptions:
         max_step_tokens: tokens of one step at most.
         page_tokens: tokens of a KV page, a multiple of 16.
         threads: compute threads; None takes the cores that this process may use.
-        kv_type: "auto" (bf16; f32 for f32 weights), "f32" or "bf16".
+        kv_type: "auto" (bf16; f32 for f32 weights), "f32", "bf16" or "int8" (a scale for each token and head).
         isa: compute tier at most, or None for the best.
         pack_cache: whether repacked weights are kept on disk: True, False, or the folder.
     """
@@ -203,7 +203,7 @@ def compute_tiers() -> tuple[str, ...]:
 
 
 def resolve_kv_type(kv_type: str, weights: WeightMap) -> str:
-    """Either f32 or bf16; auto is f32 where the weights are."""
+    """The KV type as chosen; auto is f32 where the weights are, else bf16."""
     if kv_type != "auto":
         return kv_type
     ref = weights.tensors.get("embed")
@@ -240,7 +240,7 @@ def _check_options(options: CpuOptions) -> None:
             f"page_tokens is {options.page_tokens}; it must be a multiple of {PAGE_MULTIPLE}.", param="page_tokens"
         )
     if options.kv_type not in ("auto", *KV_TYPES):
-        raise ConfigError(f"kv_type is {options.kv_type!r}; auto, f32 and bf16 exist.", param="kv_type")
+        raise ConfigError(f"kv_type is {options.kv_type!r}; auto, f32, bf16 and int8 exist.", param="kv_type")
 
 
 def _shared(pool: Pool, options: CpuOptions) -> Pool:

@@ -1,0 +1,190 @@
+"""What a rounded KV costs in quality: the distribution after every token of a text, against that of an f32 KV.
+
+Windows of the text, evenly spread, go through the serving backend with each KV type; only the KV differs. The figures
+are no timings: the same model, text and tier give the same numbers on any machine, busy or idle.
+
+    python benchmarks/kv_quality.py book.txt articles.jsonl.bz2 --json benchmarks/records/kv_quality.json
+    python benchmarks/kv_quality.py book.txt --model owner/name --windows 8 --context 4096
+"""
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import gzip
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from records import write_record
+
+from penstock.assemble import find_model, read_tokenizer
+from penstock.backend.cpu import CpuBackend, CpuOptions
+from penstock.core import SAMPLE, Opened, Row, SamplingParams, StepPlan
+from penstock.model import KV_COSTS, Checkpoint, open_checkpoint
+
+EXACT = "f32"
+PIECE = 64  # positions whose logits exist at once
+PAGE_TOKENS = 32
+GREEDY = SamplingParams(temperature=0.0)
+OPENERS = {".bz2": bz2.open, ".gz": gzip.open}
+
+Logprobs = npt.NDArray[np.float64]  # [positions, V]
+
+
+@dataclass
+class Tally:
+    """Figures of one KV type over all positions so far."""
+
+    losses: list[float] = field(default_factory=list)  # nats of the next token
+    divergences: list[float] = field(default_factory=list)  # KL(f32 KV ‖ this) in nats
+    same: int = 0  # positions with the f32 KV's most likely token
+
+    def add(self, exact: Logprobs, found: Logprobs, following: npt.NDArray[np.int64]) -> None:
+        """Counts a piece; `following` has the token after each position, one less at the window's end."""
+        self.losses.extend(-found[np.arange(len(following)), following])
+        self.divergences.extend((np.exp(exact) * (exact - found)).sum(-1))
+        self.same += int((exact.argmax(-1) == found.argmax(-1)).sum())
+
+    def figures(self, exact: Tally) -> dict[str, float]:
+        """Means, their standard errors (of the paired difference for the loss) and the worst."""
+        divergences = np.array(self.divergences)
+        more = np.array(self.losses) - np.array(exact.losses)
+        return {
+            "positions": len(divergences),
+            "loss": float(np.mean(self.losses)),
+            "perplexity": math.exp(float(np.mean(self.losses))),
+            "loss_difference": float(more.mean()),
+            "loss_difference_error": float(more.std() / math.sqrt(len(more))),
+            "kl_mean": float(divergences.mean()),
+            "kl_p99": float(np.quantile(divergences, 0.99)),
+            "kl_max": float(divergences.max()),
+            "same_top_token": self.same / len(divergences),
+        }
+
+
+class Reader:
+    """A backend of one KV type with pages for one window."""
+
+    def __init__(self, checkpoint: Checkpoint, kv_type: str, context: int, threads: int | None) -> None:
+        options = CpuOptions(context, 1, PIECE, PAGE_TOKENS, threads, kv_type)
+        self._backend = CpuBackend(checkpoint.spec, checkpoint.weights, options)
+        self._num_pages = -(-context // PAGE_TOKENS)
+        self._backend.allocate((self._num_pages,) * len(self._backend.kv_groups))
+        self._steps = 0
+
+    @property
+    def tier(self) -> str:
+        """The compute tier."""
+        return self._backend.tier
+
+    def read(self, tokens: tuple[int, ...]) -> Iterator[Logprobs]:
+        """Log probabilities after each token, PIECE positions at a time."""
+        for start in range(0, len(tokens), PIECE):
+            yield self._piece(tokens, start)
+
+    def _piece(self, tokens: tuple[int, ...], start: int) -> Logprobs:
+        """One step of a fresh slot over the pages so far; its tokens but one are drafts, which have logits each."""
+        piece = tokens[start : start + PIECE]
+        opened = Opened(0, 0, 0, 0, tokens[: start + 1], start + 1, GREEDY, (), None, None)
+        pages = tuple(range(self._num_pages))
+        row = Row(0, start, piece, (pages,) * len(self._backend.kv_groups), len(piece) - 1, SAMPLE)
+        released = (0,) if self._steps else ()
+        ticket = self._backend.submit(StepPlan(self._steps, (opened,), (row,), (), released))
+        logits = self._backend.peek_logits(ticket).astype(np.float64)
+        result = self._backend.finish(ticket, None)
+        if result.rows[0].error:
+            raise SystemExit(f"the model gives {result.rows[0].error} with this KV type")
+        self._steps += 1
+        logits -= logits.max(-1, keepdims=True)
+        return np.asarray(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))
+
+
+def read_text(path: Path) -> str:
+    """A text file, or the `text` of every row of a .jsonl file; either may be packed by gzip or bzip2."""
+    opener = OPENERS.get(path.suffix, open)
+    with opener(path, "rt", encoding="utf-8") as stream:
+        if ".jsonl" in path.name:
+            return "\n\n".join(json.loads(line)["text"] for line in stream)
+        return str(stream.read())
+
+
+def spread(tokens: tuple[int, ...], count: int, size: int) -> list[tuple[int, ...]]:
+    """`count` windows of `size` tokens, evenly spread, as far as the text reaches."""
+    count = min(count, len(tokens) // size)
+    if count < 1:
+        raise SystemExit(f"the text has {len(tokens):,} tokens; one window has {size:,}")
+    return [tokens[at : at + size] for at in np.linspace(0, len(tokens) - size, count).astype(int)]
+
+
+def compare(readers: dict[str, Reader], windows: list[tuple[int, ...]]) -> dict[str, dict[str, float]]:
+    """Figures of every KV type over the windows."""
+    tallies = {kv_type: Tally() for kv_type in readers}
+    for window in windows:
+        following = np.array(window[1:], np.int64)
+        streams = [reader.read(window) for reader in readers.values()]
+        for index, pieces in enumerate(zip(*streams, strict=True)):
+            after = following[index * PIECE : (index + 1) * PIECE]
+            for tally, piece in zip(tallies.values(), pieces, strict=True):
+                tally.add(pieces[0], piece, after)
+    return {kv_type: tally.figures(tallies[EXACT]) for kv_type, tally in tallies.items()}
+
+
+def table(costs: dict[str, int], figures: dict[str, dict[str, dict[str, float]]]) -> str:
+    """A Markdown table, a row for each text and KV type."""
+    heads = (
+        "text",
+        "KV",
+        "bytes a token",
+        "perplexity",
+        "loss more than f32's (nats)",
+        "KL mean",
+        "KL 99 %",
+        "KL worst",
+    )
+    lines = [f"| {' | '.join((*heads, 'same top token'))} |", "|---" * (len(heads) + 1) + "|"]
+    for text, kinds in figures.items():
+        for kv_type, f in kinds.items():
+            more = f"{f['loss_difference']:+.6f} ± {f['loss_difference_error']:.6f}"
+            rounded = f"{more} | {f['kl_mean']:.2e} | {f['kl_p99']:.2e} | {f['kl_max']:.2e} | {f['same_top_token']:.2%}"
+            rest = "| | | | " if kv_type == EXACT else rounded
+            lines.append(f"| {text} | {kv_type} | {costs[kv_type]:,} | {f['perplexity']:.4f} | {rest} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measures and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("texts", nargs="+", type=Path, metavar="TEXT", help="text or .jsonl file, maybe .gz or .bz2")
+    parser.add_argument("--model", default=None, help="as for `penstock run`; the bundled model if left out")
+    parser.add_argument("--windows", type=int, default=64, help="windows of each text")
+    parser.add_argument("--context", type=int, default=None, help="tokens of a window; the model's, at most 2,048")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--json", default=None, help="write a record there")
+    args = parser.parse_args()
+
+    checkpoint = open_checkpoint(find_model(args.model))
+    tokenizer = read_tokenizer(checkpoint)
+    context = args.context or min(checkpoint.spec.max_tokens, 2048)
+    readers = {kv_type: Reader(checkpoint, kv_type, context, args.threads) for kv_type in KV_COSTS}
+    first = tokenizer.encode("")  # what the model's texts begin with
+    figures = {}
+    for path in args.texts:
+        tokens = tokenizer.encode(read_text(path), add_special_tokens=False)
+        windows = [first + window for window in spread(tokens, args.windows, context - len(first))]
+        figures[path.name.split(".")[0]] = compare(readers, windows)
+    costs = {
+        kv_type: sum(cost.bytes_per_token(layer.attention) for layer in checkpoint.spec.layers)
+        for kv_type, cost in KV_COSTS.items()
+    }
+    print(table(costs, figures))
+    choices = {"model": checkpoint.name, "tier": readers[EXACT].tier, "windows": args.windows, "context": context}
+    write_record(args.json, figures, **choices)
+
+
+if __name__ == "__main__":
+    main()
