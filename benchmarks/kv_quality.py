@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from records import write_record
 
 from penstock.assemble import find_model, read_tokenizer
 from penstock.backend.cpu import CpuBackend, CpuOptions
+from penstock.bench import Record, read_origin, write_record
 from penstock.core import SAMPLE, Opened, Row, SamplingParams, StepPlan
 from penstock.model import KV_COSTS, Checkpoint, open_checkpoint
 
@@ -183,7 +183,8 @@ def main() -> None:
     }
     print(table(costs, figures))
     choices = {"model": checkpoint.name, "tier": readers[EXACT].tier, "windows": args.windows, "context": context}
-    write_record(args.json, figures, **choices)
+    if args.json is not None:
+        write_record(args.json, Record("figures", "kv_quality", read_origin(None), choices, figures=figures))
 
 
 if __name__ == "__main__":
