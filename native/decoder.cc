@@ -48,31 +48,47 @@ float* Decoder::Floats::need(int64_t count) {
 
 // --- Work over tokens -------------------------------------------------------------------------------------------------------------
 
-void Decoder::norm_rows(const float* x, const float* weight, float* out, int64_t) {
-  const int64_t n = model_.facts.hidden;
-  over_tokens(n, [&](int64_t i) { kernels_.rms_norm(x + i * n, weight, model_.facts.norm_eps, out + i * n, n); });
-}
-
-void Decoder::project(const Projection& projection, float* out) {
-  linear(pool_, kernels_, projection.matrix, activations_, projection.bias, out, projection.matrix.n);
-}
-
-void Decoder::add_branch(const float* branch, const float* post_norm) {
-  const int64_t n = model_.facts.hidden;
-  float* x = x_.data.get();
-  if (post_norm != nullptr) {
-    float* normed = normed_.need(static_cast<int64_t>(batch_.size()) * n);
-    norm_rows(branch, post_norm, normed, 0);
-    branch = normed;
+// Adds to one row of x_ what is pending.
+void Decoder::settle(int64_t row) {
+  if (pending_.branch == nullptr) return;
+  const int64_t n = model_.facts.hidden, at = row * n;
+  const float* branch = pending_.branch + at;
+  if (pending_.post_norm != nullptr) {
+    kernels_.rms_norm(branch, pending_.post_norm, model_.facts.norm_eps, normed_.data.get() + at, n);
+    branch = normed_.data.get() + at;
   }
-  over_tokens(n, [&](int64_t i) { kernels_.add_scaled(x + i * n, branch + i * n, model_.facts.residual_scale, n); });
+  kernels_.add_scaled(x_.data.get() + at, branch, model_.facts.residual_scale, n);
 }
+
+// activations_ become the rows of x_, settled and normed (norm may be null).
+void Decoder::read_rows(const float* norm) {
+  const int64_t tokens = static_cast<int64_t>(batch_.size()), n = model_.facts.hidden;
+  float* x = x_.data.get();
+  float* normed = normed_.need(tokens * n);
+  activations_.reset(norm != nullptr ? normed : x, n, tokens, n, [this, x, normed, n, norm](int64_t i) {
+    settle(i);
+    if (norm != nullptr) kernels_.rms_norm(x + i * n, norm, model_.facts.norm_eps, normed + i * n, n);
+  });
+}
+
+// Several products of the same inputs as one piece of work.
+void Decoder::project_all(std::initializer_list<std::pair<const Projection*, float*>> projections) {
+  parts_.clear();
+  for (const auto& [projection, out] : projections) {
+    const Matrix& w = projection->matrix;
+    parts_.push_back({&w, projection->bias, 0, activations_.rows(), out, w.n});
+  }
+  linear_parts(pool_, kernels_, parts_.data(), static_cast<int64_t>(parts_.size()), activations_);
+}
+
+void Decoder::project(const Projection& projection, float* out) { project_all({{&projection, out}}); }
 
 // --- Layers -------------------------------------------------------------------------------------------------------------------------
 
 void Decoder::embed() {
   const int64_t n = model_.facts.hidden;
   float* x = x_.need(static_cast<int64_t>(batch_.size()) * n);
+  pending_ = {};
   over_tokens(n, [&](int64_t i) {
     unpack_row(model_.embed.matrix, batch_[static_cast<size_t>(i)].id, x + i * n);
     if (model_.facts.embed_scale != 1.0f) {
@@ -85,22 +101,16 @@ void Decoder::attention_block(size_t layer) {
   const LayerFacts& f = model_.layers[layer];
   const LayerWeights& w = model_.weights[layer];
   const int64_t tokens = static_cast<int64_t>(batch_.size()), hidden = model_.facts.hidden;
-  const float* input = x_.data.get();
-  if (w.attn_norm != nullptr) {
-    float* normed = normed_.need(tokens * hidden);
-    norm_rows(input, w.attn_norm, normed, tokens);
-    input = normed;
-  }
-  activations_.reset(input, hidden, tokens, hidden);
-  project(w.q, q_.need(tokens * f.num_heads * f.head_dim));
-  project(w.k, k_.need(tokens * f.num_kv_heads * f.head_dim));
-  project(w.v, v_.need(tokens * f.num_kv_heads * f.head_dim));
+  read_rows(w.attn_norm);
+  project_all({{&w.q, q_.need(tokens * f.num_heads * f.head_dim)},
+               {&w.k, k_.need(tokens * f.num_kv_heads * f.head_dim)},
+               {&w.v, v_.need(tokens * f.num_kv_heads * f.head_dim)}});
   prepare_heads(layer);
   attend_all(layer);
   const int64_t width = f.num_heads * f.head_dim;
   activations_.reset(attended_.data.get(), width, tokens, width);
   project(w.o, branch_.need(tokens * hidden));
-  add_branch(branch_.data.get(), w.attn_post_norm);
+  pending_ = {branch_.data.get(), w.attn_post_norm};
 }
 
 // Head norms, limits, rotation, and the store of keys and values.
@@ -162,20 +172,14 @@ void Decoder::mlp_block(size_t layer) {
   const LayerFacts& f = model_.layers[layer];
   const LayerWeights& w = model_.weights[layer];
   const int64_t tokens = static_cast<int64_t>(batch_.size()), hidden = model_.facts.hidden;
-  const float* input = x_.data.get();
-  if (w.mlp_norm != nullptr) {
-    float* normed = normed_.need(tokens * hidden);
-    norm_rows(input, w.mlp_norm, normed, tokens);
-    input = normed;
-  }
-  activations_.reset(input, hidden, tokens, hidden);
+  read_rows(w.mlp_norm);
   float* out = branch_.need(tokens * hidden);
   if (f.num_experts > 0) {
     mixture(layer, out);
   } else {
     dense_mlp(f, w.mlp, f.intermediate, out);
   }
-  add_branch(out, w.mlp_post_norm);
+  pending_ = {out, w.mlp_post_norm};
 }
 
 // out: [tokens, hidden] of the inputs that activations_ holds.
@@ -183,13 +187,10 @@ void Decoder::dense_mlp(const LayerFacts& f, const GatedMlp& mlp, int64_t width,
   const int64_t tokens = static_cast<int64_t>(batch_.size());
   float* gate = gate_.need(tokens * width);
   float* up = up_.need(tokens * width);
-  project(mlp.gate, gate);
-  project(mlp.up, up);
-  over_tokens(width * 4, [&](int64_t i) {
-    const int64_t at = i * width;
-    kernels_.gated(gate + at, up + at, gate + at, width, static_cast<int32_t>(f.activation), f.clamp);
+  project_all({{&mlp.gate, gate}, {&mlp.up, up}});
+  activations_.reset(gate, width, tokens, width, [this, &f, gate, up, width](int64_t i) {
+    kernels_.gated(gate + i * width, up + i * width, gate + i * width, width, static_cast<int32_t>(f.activation), f.clamp);
   });
-  activations_.reset(gate, width, tokens, width);
   project(mlp.down, out);
 }
 
@@ -263,6 +264,7 @@ void Decoder::forward(Step& step) {
       attention_block(layer);
       mlp_block(layer);
     }
+    over_tokens(model_.facts.hidden, [&](int64_t i) { settle(i); });
   }
   outputs_.assign(step.rows.size(), {});
   prompt_logprobs(step);

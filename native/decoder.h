@@ -7,11 +7,13 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "attention.h"
@@ -197,6 +199,10 @@ class Decoder {
     std::vector<int32_t> token;   // [pairs] token of the batch
     std::vector<int32_t> pair;    // [chunk's tokens, experts_per_token] → pair
   };
+  // What a block adds to x_, which is left to the next reader of each row: its output, and the norm that this passes first or null.
+  struct Pending {
+    const float *branch = nullptr, *post_norm = nullptr;
+  };
   // Grows, never shrinks; 64-byte aligned.
   struct Floats {
     std::unique_ptr<float, void (*)(void*)> data{nullptr, nullptr};
@@ -228,8 +234,9 @@ class Decoder {
   void group_pairs(const LayerFacts& facts, int64_t first_token, int64_t count);
   void run_experts(size_t layer, float* out);
   void add_shared(size_t layer, float* out);
-  void add_branch(const float* branch, const float* post_norm);
-  void norm_rows(const float* x, const float* weight, float* out, int64_t rows);
+  void settle(int64_t row);
+  void read_rows(const float* norm);
+  void project_all(std::initializer_list<std::pair<const Projection*, float*>> projections);
   void project(const Projection& projection, float* out);
   LogitRows head_logits(const std::vector<int64_t>& rows);
   void gather_logits(const Step& step);
@@ -265,6 +272,7 @@ class Decoder {
   Routing routing_;
   std::vector<LinearPart> parts_;
   std::vector<SampleScratch> sample_scratch_;  // of each thread
+  Pending pending_;
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -97,14 +97,13 @@ void Decoder::run_experts(size_t layer, float* out) {
   }
   routed_.gather(activations_, routing_.token.data(), pairs);
   linear_parts(pool_, kernels_, parts_.data(), static_cast<int64_t>(parts_.size()), routed_);
-  over(pairs, width * 4, [&](int64_t i) {
-    kernels_.gated(gate + i * width, up + i * width, gate + i * width, width, static_cast<int32_t>(f.activation), f.clamp);
-  });
   parts_.clear();
   for (size_t e = 0; e < experts.size(); ++e) {
     if (taken(e)) add(experts[e].down, e, out);
   }
-  routed_.reset(gate, width, pairs, width);
+  routed_.reset(gate, width, pairs, width, [&](int64_t i) {
+    kernels_.gated(gate + i * width, up + i * width, gate + i * width, width, static_cast<int32_t>(f.activation), f.clamp);
+  });
   linear_parts(pool_, kernels_, parts_.data(), static_cast<int64_t>(parts_.size()), routed_);
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -18,7 +19,7 @@ void grow(std::vector<T>& v, int64_t size) {  // never shrunk: no clearing a ste
 }
 
 // Values below which dealing rows out costs more than it gains.
-constexpr int64_t kInlineQuantize = int64_t{1} << 14, kInlineCopy = int64_t{1} << 18;
+constexpr int64_t kInlineQuantize = int64_t{1} << 13, kInlineCopy = int64_t{1} << 18;
 
 template <class F>
 void over_rows(Pool& pool, int64_t rows, bool deal, F&& body) {
@@ -33,6 +34,7 @@ struct Activations::State {
   int64_t ldx = 0, rows = 0, k = 0;
   State* origin = nullptr;
   const int32_t* order = nullptr;
+  std::function<void(int64_t)> make;  // of rows not there yet, else empty
   bool quantized = false;
   std::vector<int8_t> q;
   std::vector<float> scale;
@@ -49,6 +51,7 @@ struct Activations::State {
     const bool deal = rows * k >= (origin == nullptr ? kInlineQuantize : kInlineCopy);
     over_rows(pool, rows, deal, [&](int64_t r) {
       if (origin == nullptr) {
+        if (make) make(r);
         kernels.quantize_row(x + r * ldx, k, q.data() + r * k, scale.data() + r * (k / 32), sum.data() + r * (k / 16),
                              total.data() + r * (k / 32));
       } else {
@@ -60,10 +63,20 @@ struct Activations::State {
       }
     });
     quantized = true;
+    make = nullptr;
+  }
+
+  // Writes rows that are not there yet.
+  void make_rows(Pool& pool) {
+    if (!make) return;
+    over_rows(pool, rows, rows * k >= kInlineQuantize, make);
+    make = nullptr;
   }
 
   void gather_floats(Pool& pool) {
+    if (origin == nullptr) return make_rows(pool);
     if (x != nullptr) return;
+    origin->make_rows(pool);
     grow(floats, rows * k);
     over_rows(pool, rows, rows * k >= kInlineCopy,
               [&](int64_t r) { std::copy_n(origin->x + order[r] * origin->ldx, k, floats.data() + r * k); });
@@ -88,13 +101,16 @@ struct Activations::State {
 Activations::Activations() : state_(new State) {}
 Activations::~Activations() { delete state_; }
 
-void Activations::reset(const float* x, int64_t ldx, int64_t rows, int64_t k) {
+void Activations::reset(const float* x, int64_t ldx, int64_t rows, int64_t k) { reset(x, ldx, rows, k, nullptr); }
+
+void Activations::reset(const float* x, int64_t ldx, int64_t rows, int64_t k, std::function<void(int64_t)> make) {
   state_->x = x;
   state_->ldx = ldx;
   state_->rows = rows;
   state_->k = k;
   state_->origin = nullptr;
   state_->quantized = false;
+  state_->make = std::move(make);
 }
 
 int64_t Activations::rows() const { return state_->rows; }

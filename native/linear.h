@@ -2,6 +2,7 @@
 // Invariant: the bits of a row of y depend on that row of x, W and the tier alone: not on how many rows there are, nor on threads.
 #pragma once
 #include <cstdint>
+#include <functional>
 
 #include "pool.h"
 
@@ -47,6 +48,8 @@ class Activations {
 
   // x: [rows, k] f32, row stride ldx; kept by reference until the next call.
   void reset(const float* x, int64_t ldx, int64_t rows, int64_t k);
+  // The same of rows that are not there yet: make(row) writes one before it is first read, on the thread that readies it.
+  void reset(const float* x, int64_t ldx, int64_t rows, int64_t k, std::function<void(int64_t)> make);
   // Row i is row order[i] of the source: copied where it is needed, as floats or as the int8 that the source has once. Both are kept by
   // reference until the next call.
   void gather(Activations& source, const int32_t* order, int64_t rows);
