@@ -11,10 +11,9 @@ namespace penstock {
 
 // Inputs of one matrix product made ready for group codes, a row after the other.
 struct QuantizedRows {
-  const int8_t* q;       // [rows, k]
-  const float* scale;    // [rows, k / 32]
-  const int32_t* sum;    // [rows, k / 16] sums of q
-  const int32_t* total;  // [rows, k / 32] the same of whole blocks
+  const int8_t* q;     // [rows, k]
+  const float* scale;  // [rows, k / 32]
+  const int32_t* sum;  // [rows, k / 16] sums of q
 };
 
 // Channels [32 · tile, 32 · tile + 32) of y for rows [0, rows).
@@ -34,8 +33,8 @@ struct LinearTile {
 struct Kernels {
   const char* name;
 
-  // One row of k inputs (k a multiple of 32) to int8: a scale for each 32, round to nearest even, sums for each 16 and 32.
-  void (*quantize_row)(const float* x, int64_t k, int8_t* q, float* scale, int32_t* sum, int32_t* total);
+  // One row of k inputs (k a multiple of 32) to int8: a scale for each 32, round to nearest even, sums for each 16.
+  void (*quantize_row)(const float* x, int64_t k, int8_t* q, float* scale, int32_t* sum);
   void (*linear_float_tile)(const LinearTile& job);
   void (*linear_codes_tile)(const LinearTile& job);
 

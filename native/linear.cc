@@ -38,7 +38,7 @@ struct Activations::State {
   bool quantized = false;
   std::vector<int8_t> q;
   std::vector<float> scale;
-  std::vector<int32_t> sum, total;
+  std::vector<int32_t> sum;
   std::vector<float> floats;
 
   void quantize(Pool& pool, const Kernels& kernels) {
@@ -47,19 +47,16 @@ struct Activations::State {
     grow(q, rows * k);
     grow(scale, rows * (k / 32));
     grow(sum, rows * (k / 16));
-    grow(total, rows * (k / 32));
     const bool deal = rows * k >= (origin == nullptr ? kInlineQuantize : kInlineCopy);
     over_rows(pool, rows, deal, [&](int64_t r) {
       if (origin == nullptr) {
         if (make) make(r);
-        kernels.quantize_row(x + r * ldx, k, q.data() + r * k, scale.data() + r * (k / 32), sum.data() + r * (k / 16),
-                             total.data() + r * (k / 32));
+        kernels.quantize_row(x + r * ldx, k, q.data() + r * k, scale.data() + r * (k / 32), sum.data() + r * (k / 16));
       } else {
         const int64_t from = order[r];
         std::copy_n(origin->q.data() + from * k, k, q.data() + r * k);
         std::copy_n(origin->scale.data() + from * (k / 32), k / 32, scale.data() + r * (k / 32));
         std::copy_n(origin->sum.data() + from * (k / 16), k / 16, sum.data() + r * (k / 16));
-        std::copy_n(origin->total.data() + from * (k / 32), k / 32, total.data() + r * (k / 32));
       }
     });
     quantized = true;
@@ -88,8 +85,7 @@ struct Activations::State {
     const int64_t row = part.first + first;
     LinearTile job{part.w, tile, count, nullptr, 0, {}, part.bias, part.y + first * part.ldy, part.ldy};
     if (part.w->layout == Layout::codes) {
-      job.quantized = {q.data() + row * k, scale.data() + row * (k / 32), sum.data() + row * (k / 16),
-                       total.data() + row * (k / 32)};
+      job.quantized = {q.data() + row * k, scale.data() + row * (k / 32), sum.data() + row * (k / 16)};
     } else {
       job.x = x + row * ldx;
       job.ldx = ldx;
