@@ -133,6 +133,7 @@ constexpr int kAttendRows = 8;       // rows of attention that share a load of k
 constexpr int kAttendBlock = 16;     // rows × 16 dimensions of values kept in registers
 constexpr int kCodeRows = 6;         // rows × 16 · kHalves channels kept in registers by the code kernel
 constexpr bool kDirectCodes = true;  // few rows read packed codes as they are, not unpacked to bytes first
+constexpr int kDirectFours = 96;     // rows up to which this holds for codes of four bits without a codebook
 constexpr int kHalves = 2;
 constexpr int kFloatRows = 6;  // rows × kFloatChannels accumulators of the float kernel
 constexpr int kFloatChannels = 4;
