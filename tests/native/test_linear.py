@@ -156,7 +156,7 @@ def test_floats_agree_with_numpy_on_every_tier(layout, n, k):
         np.testing.assert_array_equal(product(native_matrix(packed), x, tier=tier, bias=bias), y + bias)
 
 
-KINDS = ["floats", "Q4_K", "Q2_K", "Q3_K", "Q5_K", "IQ4_XS", "MXFP4"]
+KINDS = ["floats", "Q8_0", "Q4_0", "Q4_K", "Q2_K", "Q3_K", "Q5_K", "IQ4_XS", "MXFP4"]
 
 
 def any_matrix(kind):
