@@ -98,4 +98,4 @@ def test_inner_loops_of_codes_on_avx2_stay_in_registers():
         pytest.skip("no build folder beside the sources")
     found = stack_accesses(objects[0])
     assert any("row_span<8" in name for name in found) or any("octet_span<8" in name for name in found)
-    assert max(found.values()) <= 10  # scales or sums around the loop of inputs (two a block in groups of 16), never codes
+    assert max(found.values()) <= 10  # scales or sums around the loop of inputs, two a block at most, never codes
