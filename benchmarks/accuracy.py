@@ -1,0 +1,242 @@
+"""What each packed type costs in accuracy as it runs here, and in llama.cpp: beside its own weights in float32.
+
+    python benchmarks/accuracy.py --peer build/peers/venv/bin/python [--types Q4_0,Q8_0] [--json FILE] [--markdown FILE]
+
+The bundled model is written to GGUF, quantized by llama.cpp (the peer's environment), and each file is read back by
+gguf-py into float32: the reference is penstock's float32 kernels on those values, so that what the type itself lost
+does not count, only what the kernels add by their arithmetic (8-bit activations). Both engines keep keys and values in
+float32. The text is held-out; KL is of the whole vocabulary, in nats a token, with a bootstrap interval over windows.
+The control is a run whose last norm's channels are one per cent too large and too small in turn: it must stand out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes  # noqa: F401 - teaches numpy the name bfloat16
+import numpy as np
+from forced import Reader, read_text
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize
+from records import ROOT, write_record
+from safetensors.numpy import load_file
+
+from penstock.assemble import find_model
+from penstock.bench.stats import bootstrap
+from penstock.model import open_checkpoint
+from penstock.text import load_tokenizer
+
+HERE = Path(__file__).resolve().parent
+TEXT = ROOT.parent / "shared/data/corpus/classic_books_valid.jsonl.bz2"
+# llama.cpp's file types (llama_ftype) of the storage types that are compared.
+FILE_TYPES = {
+    "BF16": 32, "Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q5_1": 9, "Q5_0": 8, "Q4_K_M": 15, "Q4_1": 3, "Q4_0": 2,
+    "IQ4_NL": 25, "IQ4_XS": 30, "Q3_K_M": 12, "Q2_K": 10,
+}  # fmt: skip
+CONTROL_ERROR = 0.01
+CHARS_A_TOKEN = 8  # more than any text has
+NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "input_layernorm.weight": "attn_norm.weight",
+    "post_attention_layernorm.weight": "ffn_norm.weight",
+    "self_attn.q_proj.weight": "attn_q.weight",
+    "self_attn.k_proj.weight": "attn_k.weight",
+    "self_attn.v_proj.weight": "attn_v.weight",
+    "self_attn.o_proj.weight": "attn_output.weight",
+    "mlp.gate_proj.weight": "ffn_gate.weight",
+    "mlp.up_proj.weight": "ffn_up.weight",
+    "mlp.down_proj.weight": "ffn_down.weight",
+}
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far logits are from the reference: KL per window (nats a token), top-1 agreement, change of perplexity."""
+
+    kl: np.ndarray
+    agreement: float
+    perplexity: float
+
+    def figures(self):
+        estimate = bootstrap(len(self.kl), lambda drawn: float(self.kl[drawn].mean()))
+        return {
+            "kl_nats": {"value": estimate.value, "low": estimate.low, "high": estimate.high},
+            "top1_agreement": self.agreement,
+            "perplexity": self.perplexity,
+        }
+
+
+def gguf_name(name):
+    if name in NAMES:
+        return NAMES[name]
+    _, _, layer, inner = name.split(".", 3)
+    return f"blk.{layer}.{NAMES[inner]}"
+
+
+def interleaved(values, heads):
+    """Rows of q and k in the order of GGUF's llama files: RoPE pairs lie beside each other."""
+    half = values.shape[0] // heads // 2
+    return values.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(values.shape)
+
+
+def write_float_gguf(folder, path):
+    """A llama checkpoint's folder as an F32 GGUF file with its byte-level BPE vocabulary."""
+    config = json.loads((folder / "config.json").read_text())
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    writer.add_token_list(tokens + [f"<unused {i}>" for i in range(config["vocab_size"] - len(tokens))])
+    writer.add_token_types([1] * config["vocab_size"])
+    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]])
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"][0])
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    for name, values in load_file(folder / "model.safetensors").items():
+        values = values.astype(np.float32)
+        for part, count in heads.items():
+            values = interleaved(values, count) if part in name else values
+        writer.add_tensor(gguf_name(name), np.ascontiguousarray(values))
+    finish(writer)
+
+
+def write_dequantized(source, path, error=0.0):
+    """The same file with every tensor in float32, by gguf-py; the last norm off by `error`, up and down in turn."""
+    reader = GGUFReader(source)
+    writer = GGUFWriter(path, "llama")
+    for field in reader.fields.values():
+        if not field.name.startswith(("GGUF.", "general.")):
+            kind = field.types[0]
+            writer.add_key_value(field.name, field.contents(), kind, field.types[-1] if len(field.types) > 1 else None)
+    for tensor in reader.tensors:
+        values = dequantize(tensor.data, GGMLQuantizationType(tensor.tensor_type)).astype(np.float32)
+        if tensor.name == "output_norm.weight":
+            values = values * (1 + error * (-1) ** np.arange(len(values))).astype(np.float32)
+        writer.add_tensor(tensor.name, values)
+    finish(writer)
+
+
+def finish(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def read_windows(folder, count, length):
+    """Token ids of the text's beginning.  # [count, length] int32"""
+    found = load_tokenizer(folder).encode(read_text(TEXT)[: count * length * CHARS_A_TOKEN])
+    if len(found) < count * length:
+        raise SystemExit(
+            f"{TEXT} gives {len(found):,} tokens, {count * length:,} are asked for. hint: lower --windows."
+        )
+    return np.array(found[: count * length], np.int32).reshape(count, length)
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def distance(reference, found, windows):
+    """Of log probabilities, each [windows, tokens, V] f64."""
+    kl, agree, loss = [], [], []
+    for p, q, tokens in zip(reference, found, windows, strict=True):
+        kl.append(float((np.exp(p) * (p - q)).sum(-1).mean()))
+        agree.append(float((p.argmax(-1) == q.argmax(-1)).mean()))
+        loss.append(float(-np.take_along_axis(q[:-1], tokens[1:, None].astype(np.int64), 1).mean()))
+    return Distance(np.array(kl), float(np.mean(agree)), float(np.exp(np.mean(loss))))
+
+
+class Bench:
+    """One model, one text, one temporary folder."""
+
+    def __init__(self, work, options):
+        self.work, self.peer, self.isa = work, options.peer, options.isa
+        folder = find_model(None, None, print)
+        self.windows = read_windows(folder, options.windows, options.tokens)
+        np.save(work / "windows.npy", self.windows)
+        write_float_gguf(Path(folder), work / "float.gguf")
+
+    def ours(self, path):
+        reader = Reader(open_checkpoint(path), "f32", self.windows.shape[1], isa=self.isa)
+        return [np.concatenate(list(reader.read(tuple(map(int, window))))) for window in self.windows]
+
+    def theirs(self, path):
+        self.call("logits", path, self.work / "windows.npy", self.work / "logits.npy")
+        return [log_softmax(logits.astype(np.float64)) for logits in np.load(self.work / "logits.npy")]
+
+    def call(self, *arguments):
+        command = [self.peer, HERE / "accuracy_llama_cpp.py", *map(str, arguments)]
+        done = subprocess.run(command, cwd=self.work, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"llama.cpp could not {arguments[0]}: {done.stderr.strip()[-500:]}")
+
+    def row(self, kind):
+        packed, plain, spoiled = (self.work / f"{kind}{end}.gguf" for end in ("", "-f32", "-control"))
+        self.call("quantize", self.work / "float.gguf", packed, FILE_TYPES[kind])
+        write_dequantized(packed, plain)
+        write_dequantized(packed, spoiled, CONTROL_ERROR)
+        reference = self.ours(plain)
+        found = {
+            "penstock": self.ours(packed),
+            "llama.cpp": self.theirs(packed),
+            "llama.cpp, F32": self.theirs(plain),
+            "control": self.ours(spoiled),
+        }
+        return {"type": kind} | {who: distance(reference, got, self.windows).figures() for who, got in found.items()}
+
+
+def table(rows):
+    heads = ("type", "KL penstock", "KL llama.cpp", "top-1 penstock", "top-1 llama.cpp", "KL of llama.cpp's F32")
+    lines = [f"| {' | '.join((*heads, 'KL of the control'))} |", "|---" * (len(heads) + 1) + "|"]
+    for row in rows:
+        cells = [row["type"]]
+        for who in ("penstock", "llama.cpp"):
+            kl = row[who]["kl_nats"]
+            cells.append(f"{kl['value']:.2e} ({kl['low']:.1e} to {kl['high']:.1e})")
+        cells += [f"{row[who]['top1_agreement']:.2%}" for who in ("penstock", "llama.cpp")]
+        cells += [f"{row[who]['kl_nats']['value']:.1e}" for who in ("llama.cpp, F32", "control")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", required=True, help="python with llama-cpp-python")
+    parser.add_argument("--types", default=",".join(FILE_TYPES))
+    parser.add_argument("--windows", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--isa", help="compute tier at most")
+    parser.add_argument("--json", help="file that takes the record")
+    parser.add_argument("--markdown", type=Path, help="file that takes the table")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), options)
+        rows = []
+        for kind in options.types.split(","):
+            rows.append(bench.row(kind))
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
+    if options.markdown:
+        options.markdown.write_text(table(rows) + "\n")
+    write_record(options.json, rows, windows=options.windows, tokens=options.tokens)
+
+
+if __name__ == "__main__":
+    main()
