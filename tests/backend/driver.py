@@ -1,5 +1,7 @@
 """Drives a backend the way the scheduler does, with pages handed out in any order: for tests only."""
 
+import threading
+
 import numpy as np
 
 from penstock.backend.cpu import CpuBackend, CpuOptions
@@ -13,6 +15,13 @@ def make_backend(spec, weights, *, pages=64, max_model_tokens=512, **options):
     backend = CpuBackend(spec, weights, CpuOptions(max_model_tokens=max_model_tokens, **(defaults | options)))
     backend.allocate((pages,) * len(backend.kv_groups))
     return backend
+
+
+def await_pack_cache():
+    """Waits until what was packed lies in the cache under its name, so that the next start finds it."""
+    for thread in threading.enumerate():
+        if thread.name == "penstock-pack-cache":
+            thread.join()
 
 
 def opened(slot, tokens, sampling=GREEDY, num_prompt=None, seed=0, sample=0, eos=()):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.backend.driver import Driver, make_backend
+from tests.backend.driver import Driver, await_pack_cache, make_backend
 from tests.backend.reference import round_int8
 from tests.backend.test_families import PAGES, TOLERANCE, draw_tokens, oracle, per_position
 from tests.model.mxfp4_writing import save_mxfp4
@@ -146,6 +146,7 @@ def test_a_second_start_joins_no_blocks(tmp_path):
     first = run(checkpoint, tokens, weights, pack_cache=str(tmp_path / "cache"))[0]
     assert sum(name.endswith("_blocks[0][0::2]") for name in joined) == 4  # each once, and only when packed
     joined.clear()
+    await_pack_cache()
     second = run(checkpoint, tokens, weights, pack_cache=str(tmp_path / "cache"))[0]
     assert first.tobytes() == second.tobytes()
     assert not any("_blocks" in name for name in joined)

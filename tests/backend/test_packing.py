@@ -1,10 +1,8 @@
 """Group codes from stored blocks to logits: exact embeddings, near logits, the cache on disk, one file's views."""
 
-import threading
-
 import numpy as np
 import pytest
-from tests.backend.driver import Driver, logits_of_every_position, make_backend
+from tests.backend.driver import Driver, await_pack_cache, logits_of_every_position, make_backend
 from tests.backend.reference import make_spec, random_weights, reference_logits, weight_map
 
 from penstock.backend.cpu import compute_tiers, packing
@@ -62,9 +60,7 @@ def tokens_of(count):
 
 def run(weights, spec=SPEC, count=24, **options):
     found = logits_of_every_position(Driver(make_backend(spec, weights, **options)), 0, tokens_of(count))
-    for thread in threading.enumerate():
-        if thread.name == "penstock-pack-cache":  # gives the cache's file its name
-            thread.join()
+    await_pack_cache()
     return found
 
 
