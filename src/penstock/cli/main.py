@@ -18,7 +18,7 @@ import typer
 
 from penstock import __version__
 from penstock.cli import bench, chat, doctor, inspect, list_models, pull, rm, run, serve, train, verify
-from penstock.core import ConfigError, InvalidRequest, PenstockError
+from penstock.core import ConfigError, InvalidRequest, PenstockError, one_line
 
 SETTINGS_VARIABLE = "PENSTOCK_CONFIG"
 TRACEBACK_VARIABLE = "PENSTOCK_TRACEBACK"
@@ -184,11 +184,6 @@ def main() -> NoReturn:
             70, f"a bug: {type(error).__name__}: {error}. hint: report it; {TRACEBACK_VARIABLE}=1 shows where it is."
         )
     _leave(0)
-
-
-def one_line(text: str) -> str:
-    """The text on one line, with nothing in it that a terminal would obey: names come out of strangers' files."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in " ".join(text.split()))
 
 
 def _leave(code: int, error: str | None = None) -> NoReturn:

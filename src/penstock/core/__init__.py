@@ -26,6 +26,7 @@ from penstock.core.errors import (
     ServerError,
     Unauthorized,
     UnsupportedMedia,
+    one_line,
 )
 from penstock.core.json_bounds import check_json_bounds
 from penstock.core.ports import (
@@ -124,4 +125,5 @@ __all__ = [
     "Usage",
     "check_json_bounds",
     "check_sampling",
+    "one_line",
 ]

@@ -216,3 +216,8 @@ class ConfigError(PenstockError):
     """A setting cannot be used; names the setting, the value and the limit."""
 
     exit_code = 2
+
+
+def one_line(text: str) -> str:
+    """The text on one line, with nothing in it that a terminal would obey: names come out of strangers' files."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in " ".join(text.split()))

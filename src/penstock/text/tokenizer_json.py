@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as HfTokenizer
 
-from penstock.core import ModelFileError, limits
+from penstock.core import ModelFileError, limits, one_line
 from penstock.text.patterns import check_pattern
 from penstock.text.tokenizer_check import TokenizerFacts, examine
 from penstock.text.vocab import ControlToken, ControlTokens, check_size, looks_like_control
@@ -75,7 +75,7 @@ def named_failures(path: Path) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # the library raises bare Exception, ValueError and its own panic
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error))[:200]
         raise ModelFileError(f"{path}: not a tokenizer: {reason}") from None
 
 
