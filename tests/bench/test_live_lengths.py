@@ -41,6 +41,7 @@ def test_the_server_s_usage_is_what_was_asked(url: str, kind: PromptKind, route:
         lengths=Independent(Uniform(20, 120), Fixed(3)),
         next_tokens=Uniform(20, 40),
         max_model_tokens=512,
+        made_up_answers=True,
         seed=11,
     )
     with ServerCounter(endpoint) as counter:

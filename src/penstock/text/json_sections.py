@@ -72,7 +72,7 @@ class Sections:
             found = _KEY.match(self.data, at)
             key = json.loads(found[0]) if found is not None and found.end() - at < 4096 else None
             if found is None or key is None or key in seen:
-                raise ModelFileError(f"not a vocabulary: the key at byte {at} is none, or occurs twice.")
+                raise ModelFileError(f"not a tokenizer: the key at byte {at} is none, or occurs twice.")
             seen.add(key)
             start = self.after_gap(self._expect(self.after_gap(found.end()), b":"))
             end = take(key, start)
@@ -113,7 +113,7 @@ class Sections:
                 return mark.end()
         if limit < len(self.data):
             return limit  # too many bytes
-        raise ModelFileError(f"not a vocabulary: ends inside the value at byte {at}.")
+        raise ModelFileError(f"not a tokenizer: ends inside the value at byte {at}.")
 
     def items(self, at: int, item: re.Pattern[bytes]) -> Iterator[tuple[int, Any]]:
         """(offset after it, value) of each chunk of a large object or array, and at its end (offset after it, None).
@@ -135,7 +135,7 @@ class Sections:
             at = found.end()
         at = self.after_gap(at)
         if comma or self.data[at : at + 1] != closing:
-            raise ModelFileError(f"not a vocabulary: the entry at byte {at} is not one, or is not closed.")
+            raise ModelFileError(f"not a tokenizer: the entry at byte {at} is not one, or is not closed.")
         yield at + 1, None
 
     def _parse(self, opening: str, found: re.Match[bytes], closing: bytes) -> Any:
@@ -147,11 +147,11 @@ class Sections:
             if _SURROGATE.search(text):
                 json.dumps(value, ensure_ascii=False).encode("utf-8")
         except ValueError:
-            raise ModelFileError(f"not a vocabulary: invalid JSON or text after byte {found.start()}.") from None
+            raise ModelFileError(f"not a tokenizer: invalid JSON or text after byte {found.start()}.") from None
         return value
 
     def _expect(self, at: int, char: bytes) -> int:
         """The offset after a character that must be there."""
         if self.data[at : at + 1] != char:
-            raise ModelFileError(f"not a vocabulary: no {char.decode()} at byte {at}.")
+            raise ModelFileError(f"not a tokenizer: no {char.decode()} at byte {at}.")
         return at + 1
