@@ -5,6 +5,7 @@ Knows nothing about HTTP or terminals. Invariant: this is the only file that kno
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from pathlib import Path
 from penstock.backend.cpu import CpuBackend, CpuOptions, Pool, read_machine
 from penstock.core import ConfigError, EngineConfig, ModelFileError, Request, SamplingParams, limits
 from penstock.engine import Engine, EngineThread, WallClock
+from penstock.formats import default_folder
 from penstock.kv import KvBudget, KvManager, KvSize, size_kv
 from penstock.model import Checkpoint, find_pulled, open_checkpoint, parse_reference
 from penstock.sched import Scheduler
@@ -40,7 +42,7 @@ class LoadOptions:
         max_waiting: queued requests before 429.
         threads: compute threads; None takes the cores that this process may use.
         isa: compute tier at most ("scalar", "avx2", "avx512", "neon"); None takes the best.
-        pack_cache: whether repacked weights are kept on disk for the next start.
+        pack_cache: whether repacked weights, and that a tokenizer's file is sound, are kept on disk for the next start.
         step_log: path of a replayable step log, or None.
     """
 
@@ -134,8 +136,12 @@ def model_name(model: str | None, own: str) -> str:
     return own if is_path or parse_reference(model) is None else model
 
 
-def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+def read_tokenizer(checkpoint: Checkpoint, notes: Path | None = None) -> Tokenizer:
     """The checkpoint's tokenizer, checked against the embedding's rows.
+
+    Args:
+        checkpoint: the model.
+        notes: folder that keeps what was found in its files for the next start.
 
     Raises:
         ModelFileError: there is none, or it does not belong to these weights.
@@ -148,7 +154,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         except ModelFileError as error:  # made from metadata alone: it knows no file
             raise ModelFileError(f"{checkpoint.weights.files[0]}: {error.message}", hint=error.hint) from None
     elif checkpoint.folder is not None:
-        tokenizer = load_tokenizer(checkpoint.folder, now=WallClock().date, max_ids=checkpoint.spec.vocab)
+        tokenizer = load_tokenizer(checkpoint.folder, now=WallClock().date, max_ids=checkpoint.spec.vocab, notes=notes)
     else:
         raise ModelFileError(f"{checkpoint.name}: no tokenizer.", hint="put tokenizer.json beside the weights.")
     if tokenizer.vocab_size > checkpoint.spec.vocab:
@@ -181,7 +187,8 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, p
             hint=f"lower it to {checkpoint.spec.max_tokens} or leave it out.",
         )
     with ThreadPoolExecutor(1, "penstock-tokenizer") as beside:  # weights are repacked without the interpreter's lock
-        reading = beside.submit(read_tokenizer, checkpoint)
+        notes = default_folder(os.environ, Path.home()).with_name("tokenizers") if options.pack_cache else None
+        reading = beside.submit(read_tokenizer, checkpoint, notes)
         backend = _load_weights(checkpoint, _cpu_options(options, context), pool)
     try:
         tokenizer = reading.result()

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from penstock.core import ModelFileError, check_json_bounds, limits
 from penstock.text.added import AddedFile, Files, extend_pieces, rename_special
 from penstock.text.charsmap import CharsMap
 from penstock.text.chat import ChatTemplate
+from penstock.text.notes import Notes
 from penstock.text.rank_bpe import RankModel, build_rank_bpe, looks_like_ranks, read_tekken, read_tiktoken
 from penstock.text.sentencepiece_model import UNIGRAM, SpmModel, read_spm_model
 from penstock.text.spm import Kind, SpmText, build_spm, check_pieces
@@ -31,7 +33,11 @@ _ADDING_CLASSES = frozenset({"LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaT
 
 
 def load_tokenizer(
-    folder: Path, *, now: Callable[[], datetime] | None = None, max_ids: int = limits.MAX_VOCAB
+    folder: Path,
+    *,
+    now: Callable[[], datetime] | None = None,
+    max_ids: int = limits.MAX_VOCAB,
+    notes: Path | None = None,
 ) -> Tokenizer:
     """The tokenizer of a model folder.
 
@@ -41,12 +47,14 @@ def load_tokenizer(
             generation_config.json, chat_template.jinja, additional_chat_templates/tool_use.jinja or chat_template.json.
         now: the date and time for templates that ask; without it they are told that there is none.
         max_ids: rows of the model's embedding.
+        notes: folder that keeps what was found in a tokenizer.json, so that the next start need not look again.
 
     Raises:
         ModelFileError: there is no tokenizer, a file is too large or broken, or there are more ids than that.
     """
     files = _read_files(folder)
-    readers = (("tokenizer.json", _from_json), ("tokenizer.model", _from_model), ("tekken.json", _from_tekken))
+    from_json = partial(_from_json, notes=None if notes is None else Notes(notes))
+    readers = (("tokenizer.json", from_json), ("tokenizer.model", _from_model), ("tekken.json", _from_tekken))
     for name, reader in readers:
         path = folder / name
         if path.is_file():
@@ -63,9 +71,9 @@ def load_tokenizer(
     )
 
 
-def _from_json(path: Path, data: bytes, files: Files, max_ids: int) -> Vocabulary:
+def _from_json(path: Path, data: bytes, files: Files, max_ids: int, notes: Notes | None) -> Vocabulary:
     """The vocabulary of a tokenizer.json."""
-    hf, controls, size = read_tokenizer_json(path, data, files.names, max_ids)
+    hf, controls, size = read_tokenizer_json(path, data, files.names, max_ids, notes)
     bos = _id_of(hf, files.names.get("bos_token"))
     eos = _id_of(hf, files.names.get("eos_token"))
     ends = {*files.end_ids, *(() if eos is None else (eos,))}

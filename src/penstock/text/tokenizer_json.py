@@ -10,13 +10,16 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as HfTokenizer
 
 from penstock.core import ModelFileError, limits, one_line
+from penstock.text.notes import Notes
 from penstock.text.patterns import check_pattern
 from penstock.text.tokenizer_check import TokenizerFacts, examine
 from penstock.text.vocab import ControlToken, ControlTokens, check_size, looks_like_control
@@ -25,8 +28,27 @@ _PATTERN = re.compile(rb'"Regex"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
 _MAX_STEPS_CHARS = 4 * 1024 * 1024  # of the normalizer, which may carry a map of characters
 
 
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """What a file that may be built was found to hold.
+
+    Attributes:
+        size: the end of the ids that the vocabulary has, and its added tokens will get.
+        added: where the list of added tokens is in the file; (0, 0) for none.
+        forgotten: control tokens that are not marked so.
+    """
+
+    size: int
+    added: tuple[int, int]
+    forgotten: tuple[str, ...]
+
+
 def read_tokenizer_json(
-    path: Path, data: bytes, names: Mapping[str, str], max_ids: int = limits.MAX_VOCAB
+    path: Path,
+    data: bytes,
+    names: Mapping[str, str],
+    max_ids: int = limits.MAX_VOCAB,
+    notes: Notes | None = None,
 ) -> tuple[HfTokenizer, ControlTokens, int]:
     """The tokenizer, its control tokens, all of which it knows as special and reads as text, and the end of its ids.
 
@@ -34,13 +56,50 @@ def read_tokenizer_json(
     like): some published files forget to mark their turn tokens.
 
     The library parses twice: first the file without its vocabulary and merges, so that nearly everything that can be
-    wrong is found while little memory is taken.
+    wrong is found while little memory is taken. A file that was found sound before is parsed at once.
 
     Args:
         path: the file, for messages.
         data: its bytes.
         names: special names (bos_token, …) and spellings.
         max_ids: rows of the model's embedding.
+        notes: where it is kept that a file is sound.
+
+    Raises:
+        ModelFileError: not a tokenizer, or one past the limits.
+    """
+    key = "" if notes is None else Notes.key(data, tokenizers.__version__, *sorted(set(names.values())))
+    kept = None if notes is None else _sound(notes.find(key), len(data))
+    sound = kept or _examined(path, data, names, max_ids)
+    with named_failures(path):
+        check_size(sound.size, max_ids)
+    hf = _parse(path, _marked(data, sound) if sound.forgotten else data)
+    added = hf.get_added_tokens_decoder()
+    size = max(sound.size, max(added, default=-1) + 1)
+    if size > limits.MAX_VOCAB:
+        raise ModelFileError(f"{path}: ids up to {size - 1}; at most {limits.MAX_VOCAB} are taken.")
+    unknown = names.get("unk_token")
+    hf.encode_special_tokens = True
+    hf.no_truncation()
+    hf.no_padding()
+    controls = ControlTokens(_controls(added), unknown=None if unknown is None else hf.token_to_id(unknown))
+    if notes is not None and kept is None:
+        notes.keep(key, asdict(sound))
+    return hf, controls, size
+
+
+def _sound(note: Mapping[str, Any] | None, num_bytes: int) -> Sound | None:
+    """What a note says, or None where there is none or it isn't one."""
+    match note:
+        case {"size": int(size), "added": [int(start), int(end)], "forgotten": list(forgotten)}:
+            whole = 0 <= size <= limits.MAX_VOCAB and 0 <= start <= end <= num_bytes
+            if whole and all(isinstance(name, str) for name in forgotten):
+                return Sound(size, (start, end), tuple(forgotten))
+    return None
+
+
+def _examined(path: Path, data: bytes, names: Mapping[str, str], max_ids: int) -> Sound:
+    """What is found by looking.
 
     Raises:
         ModelFileError: not a tokenizer, or one past the limits.
@@ -49,18 +108,7 @@ def read_tokenizer_json(
         facts = examine(data)
         check_size(facts.size, max_ids)
         _check_patterns(json.loads(match[1]) for match in _PATTERN.finditer(facts.skeleton))
-    forgotten = _check_skeleton(path, facts, set(names.values()))
-    hf = _parse(path, _marked(data, facts, forgotten) if forgotten else data)
-    added = hf.get_added_tokens_decoder()
-    size = max(facts.size, max(added, default=-1) + 1)
-    if size > limits.MAX_VOCAB:
-        raise ModelFileError(f"{path}: ids up to {size - 1}; at most {limits.MAX_VOCAB} are taken.")
-    unknown = names.get("unk_token")
-    hf.encode_special_tokens = True
-    hf.no_truncation()
-    hf.no_padding()
-    controls = ControlTokens(_controls(added), unknown=None if unknown is None else hf.token_to_id(unknown))
-    return hf, controls, size
+    return Sound(facts.size, facts.added, tuple(sorted(_check_skeleton(path, facts, set(names.values())))))
 
 
 @contextmanager
@@ -120,12 +168,12 @@ def _controls(added: Mapping[int, AddedToken]) -> list[ControlToken]:
     ]
 
 
-def _marked(data: bytes, facts: TokenizerFacts, forgotten: set[str]) -> bytes:
-    """The file with these added tokens marked special."""
-    start, end = facts.added
+def _marked(data: bytes, sound: Sound) -> bytes:
+    """The file with its forgotten control tokens marked special."""
+    start, end = sound.added
     entries = json.loads(data[start:end])
     for entry in entries:
-        entry["special"] = bool(entry.get("special")) or entry.get("content") in forgotten
+        entry["special"] = bool(entry.get("special")) or entry.get("content") in sound.forgotten
     return data[:start] + json.dumps(entries).encode() + data[end:]
 
 
