@@ -96,7 +96,7 @@ WORKS = (
     decode(1, 64, 32),
     decode(8, 64, 16),
     decode(16, 64, 12),
-    decode(32, 64, 8),
+    decode(32, 64, 16),
     Work("prefill-512", "prefill", 1, 512),
     Work("prefill-2048", "prefill", 1, 2048, within="depth-2048"),
     decode(1, 2048, 16),
