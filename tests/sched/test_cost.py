@@ -1,4 +1,8 @@
-from penstock.sched import StepCost, StepFeatures
+import pytest
+
+from penstock.sched import StepCost, StepFeatures, cost, policy
+
+TARGET_S = 0.2
 
 TRUE = (0.004, 3e-4, 1e-4, 4e-8)
 
@@ -45,3 +49,28 @@ def test_a_covariance_eaten_by_rounding_starts_anew_and_learns_on():
     for _ in range(200):
         cost.observe(StepFeatures(0, 8, 4096), 0.02)
     assert abs(cost.predict(StepFeatures(0, 8, 4096)) - 0.02) < 0.001
+
+
+def burst(token_s):
+    """Seconds of the first steps of a server that was never asked before, under more prompts than one step holds."""
+    fit, seconds = StepCost(), []
+    for _ in range(8):
+        constant, token, _, read = fit.coefficients
+        count = max(1, policy.chunk_tokens(0, 2048, TARGET_S - constant, token, read))
+        features = StepFeatures(count, 0, policy.kv_read(0, count))
+        seconds.append(1e-3 + token_s * count + 2e-8 * features.kv_tokens)
+        fit.observe(features, seconds[-1])
+    return seconds
+
+
+@pytest.mark.parametrize("token_s", [1e-5, 2e-3, 3e-2, 0.08])
+def test_the_first_burst_is_cut_into_steps_of_the_time_that_was_wanted(token_s):
+    first, *others = burst(token_s)
+    assert first <= 2e-3 + 45 * token_s
+    assert max(others) <= 1.5 * TARGET_S
+
+
+def test_a_prior_that_hopes_for_the_best_makes_steps_of_a_minute(monkeypatch):
+    """The control."""
+    monkeypatch.setattr(cost, "PRIOR", (1e-3, 5e-5, 2e-4, 2e-8))
+    assert max(burst(3e-2)) > 50

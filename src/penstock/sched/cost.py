@@ -14,10 +14,12 @@ import math
 from typing import NamedTuple
 
 FORGETTING = 0.99
-# Prior: 1 ms a step, 50 µs a prefill token, 200 µs a decode row, 20 ns a token of KV read; wrong by up to 100 times.
-PRIOR = (1e-3, 5e-5, 2e-4, 2e-8)
-PRIOR_SPREAD = 3.0
-MAX_SPREAD = 100.0
+# Prior: 1 ms a step, 5 ms a prefill token, 200 µs a decode row, 20 ns a token of KV read. A prefill token too dear makes
+# the first step short, one too cheap makes it many times too long; so it is that of a large model on a small processor.
+PRIOR = (1e-3, 5e-3, 2e-4, 2e-8)
+# Of the prior, in units of a step's noise, which is some per cent: one step is believed where it says much.
+PRIOR_SPREAD = 30.0
+MAX_SPREAD = 1000.0
 MIN_DURATION_S = 1e-6
 MAX_DURATION_S = 3600.0
 
