@@ -104,7 +104,8 @@ def test_a_prompt_refused_cold_enters_once_others_hold_its_pages():
     rig = Rig(pages=(14,), max_model_tokens=60, max_step_tokens=64, prefix_cache=True)
     rig.scheduler._lengths.add(8)
     rig.add("first", [1] * 40, max_tokens=8, eos=())
-    rig.turn()
+    while rig.sequences[0].num_computed < 40:
+        rig.turn()
     # 14 pages: 12 are held or set aside for the first; alone the second would need as many.
     rig.add("second", [1] * 40 + [2], max_tokens=7, eos=())
     rig.turn()

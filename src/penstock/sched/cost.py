@@ -5,7 +5,8 @@ shorter.
 
 Recursive least squares with forgetting (Ljung, System Identification, 2nd ed., section 11.2), each step weighted by
 the inverse of its duration so that relative errors count; negative coefficients are set to zero after each update, and
-the covariance is kept from winding up where the traffic does not excite a feature.
+the covariance, kept in factors that rounding can't make negative (Bierman, Factorization Methods for Discrete
+Sequential Estimation, 1977), is kept from winding up where the traffic does not excite a feature.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import math
 from typing import NamedTuple
 
 FORGETTING = 0.99
-# Prior: 1 ms a step, 5 ms a prefill token, 200 µs a decode row, 20 ns a token of KV read. A prefill token too dear makes
-# the first step short, one too cheap makes it many times too long; so it is that of a large model on a small processor.
+# Prior: 1 ms a step, 5 ms a prefill token, 200 µs a decode row, 20 ns a token of KV read. A prefill token too dear
+# makes the first step short, one too cheap many times too long; so it is that of a large model on a small processor.
 PRIOR = (1e-3, 5e-3, 2e-4, 2e-8)
 # Of the prior, in units of a step's noise, which is some per cent: one step is believed where it says much.
 PRIOR_SPREAD = 30.0
@@ -40,9 +41,13 @@ class StepCost:
     """
 
     def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self.coefficients = list(PRIOR)
-        # Covariance of the coefficients in units of their priors: all four are then of one size.
-        self._p = _prior_spread()
+        # Covariance of the coefficients in units of their priors, as U·diag(d)·Uᵀ with a unit upper triangle.
+        self._u = [[1.0 if i == j else 0.0 for j in range(4)] for i in range(4)]
+        self._d = [PRIOR_SPREAD**2] * 4
 
     def predict(self, features: StepFeatures) -> float:
         """Seconds that such a step takes."""
@@ -54,23 +59,28 @@ class StepCost:
         if not MIN_DURATION_S <= duration_s <= MAX_DURATION_S:
             return
         x = [value * scale / duration_s for value, scale in zip((1, *features), PRIOR, strict=True)]
-        p = self._p
-        px = [sum(row[j] * x[j] for j in range(4)) for row in p]
-        gain_base = FORGETTING + sum(x[i] * px[i] for i in range(4))
-        if not FORGETTING / 2 <= gain_base < math.inf:
-            self._p = _prior_spread()  # rounding has eaten the covariance, which must not be negative
-            return
         error = 1.0 - self.predict(features) / duration_s
-        for i, scale in enumerate(PRIOR):
-            self.coefficients[i] = max(0.0, self.coefficients[i] + scale * px[i] / gain_base * error)
-        for i in range(4):
-            for j in range(4):
-                p[i][j] -= px[i] * px[j] / gain_base
-        if sum(p[i][i] for i in range(4)) < MAX_SPREAD**2:
-            for row in p:
-                for j in range(4):
-                    row[j] /= FORGETTING
+        for i, gain in enumerate(self._narrow(x)):
+            self.coefficients[i] = max(0.0, self.coefficients[i] + PRIOR[i] * gain * error)
+        u, d = self._u, self._d
+        spread = sum(u[i][j] * u[i][j] * d[j] for i in range(4) for j in range(i, 4))
+        if not math.isfinite(spread + sum(self.coefficients)):
+            self._forget()
+        elif spread < MAX_SPREAD**2:
+            self._d = [each / FORGETTING for each in d]
 
-
-def _prior_spread() -> list[list[float]]:
-    return [[PRIOR_SPREAD**2 if i == j else 0.0 for j in range(4)] for i in range(4)]
+    def _narrow(self, x: list[float]) -> list[float]:
+        """The gain of an observation, by which the covariance becomes narrower (Bierman 1977: it stays positive)."""
+        u, d = self._u, self._d
+        f = [sum(u[i][j] * x[i] for i in range(j + 1)) for j in range(4)]
+        gain, alpha = [0.0] * 4, FORGETTING
+        for j in range(4):
+            before, v = alpha, d[j] * f[j]
+            alpha += v * f[j]
+            d[j] *= before / alpha
+            for i in range(j):
+                old = u[i][j]
+                u[i][j] = old - f[j] / before * gain[i]
+                gain[i] += old * v
+            gain[j] = v
+        return [each / alpha for each in gain]
