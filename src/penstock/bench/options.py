@@ -134,8 +134,11 @@ def planned(
         ConfigError: there are none.
     """
     if not items:
+        most = options.max_model_tokens
+        known = left_out and most is not None
+        reason = f": {left_out} were left out, prompt and answer may have {most:,} tokens together" if known else ""
         raise ConfigError(
-            f"the workload {name} has no requests.",
+            f"the workload {name} has no requests{reason}.",
             param="num_requests",
             hint="take a longer time, or lengths that fit the model.",
         )
