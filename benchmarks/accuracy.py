@@ -22,6 +22,7 @@ import ml_dtypes  # noqa: F401 - teaches numpy the name bfloat16
 import numpy as np
 from forced import Reader, read_text
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize
+from random_checkpoint import finish
 from records import ROOT, write_record
 from safetensors.numpy import load_file
 
@@ -130,13 +131,6 @@ def write_dequantized(source, path, error=0.0):
             values = values * (1 + error * (-1) ** np.arange(len(values))).astype(np.float32)
         writer.add_tensor(tensor.name, values)
     finish(writer)
-
-
-def finish(writer):
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def read_windows(folder, count, length):
