@@ -105,3 +105,30 @@ def _opens(data):
     except Exception:
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "WordLevel", "vocab": {"b": 0}, "unk_token": "<none>"},
+        {"type": "BPE", "vocab": {"b": 0}, "merges": [], "unk_token": "<none>"},
+        {"type": "Unigram", "vocab": [["b", 0.0]], "unk_id": None},
+        {"type": "Unigram", "vocab": [["b", 0.0]]},
+    ],
+)
+def test_a_vocabulary_that_can_not_spell_the_probe_is_refused_before_it_is_built(model):
+    with pytest.raises(ModelFileError, match="neither the letter a nor an unknown token"):
+        examine(json.dumps({"model": model}).encode())
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "WordLevel", "vocab": {"b": 0, "<unk>": 1}, "unk_token": "<unk>"},
+        {"type": "BPE", "vocab": {"b": 0}, "merges": [], "unk_token": None},
+        {"type": "BPE", "vocab": {"a": 0}, "merges": [], "unk_token": "<none>"},
+        {"type": "Unigram", "vocab": [["b", 0.0]], "unk_id": 0},
+    ],
+)
+def test_one_that_can_is_not(model):
+    examine(json.dumps({"model": model}).encode())

@@ -89,6 +89,7 @@ for _ in range(200):
         changed(added_tokens=[token(at, f"<{at}>") for at in range(4, limits.MAX_ADDED_TOKENS + 6)]),
         changed(truncation={"direction": "Right", "max_length": -1, "strategy": "LongestFirst", "stride": 0}),
         changed(version="\0\x1b[31m"),
+        changed(model__vocab={"b": 0}, model__merges=[], model__unk_token="<none>"),
         [],
         None,
         7,

@@ -18,6 +18,7 @@ from penstock.core import ModelFileError, check_json_bounds, limits
 from penstock.text.json_sections import COUNTED, PAIRS, SCORED, TEXTS, Sections
 
 _SPACES: Final = repeat(" ")
+_PROBES: Final = ("a", "▁a")  # what is encoded to see which ids go around a text
 _STAND_INS: Final = {"{": b"{}", "[": b'[["a",0.0]]'}
 
 
@@ -58,6 +59,8 @@ class _Examination:
         self._added = (0, 0)
         self._prefix: int | None = None  # bytes that a merge's second piece loses, once it was said
         self._unknown: tuple[int, int] | None = None
+        self._unknown_text: str | None = None
+        self._scored = False
         self._late_merges = 0  # where they begin, if they must be looked at again at the end
         self._num_pieces = self._num_bytes = self._size = 0
         self._known: set[int] = set()  # hashes of the pieces: two that share one are a fault unnoticed here, no more
@@ -102,11 +105,14 @@ class _Examination:
             self._prefix = len(json.loads(self._data[at:end]).encode()) if opening == b'"' else 0
         if key == "unk_id":
             self._unknown = at, end
+        if key == "unk_token":
+            self._unknown_text = json.loads(self._data[at:end]) if opening == b'"' else None
         return end
 
     def _take_vocabulary(self, at: int) -> int:
         """Looks at the pieces, with ids or with scores; returns the offset after them."""
         counted = self._data[at : at + 1] == b"{"
+        self._scored = not counted
         for end, chunk in self._sections.items(at, COUNTED if counted else SCORED):
             if chunk is None:
                 if not counted and not self._num_pieces:
@@ -176,11 +182,12 @@ class _Examination:
                 raise ModelFileError(f"merges name {name[:64]!r}, which is not in the vocabulary.")
 
     def _check_unknown(self) -> None:
-        """Passes a unigram model's unknown piece, which the skeleton names as its only one."""
-        if self._unknown is None:
-            return
-        start, end = self._unknown
+        """Passes the unknown token; a unigram model's is what the skeleton names as its only piece."""
+        start, end = self._unknown or (0, 0)
         text = self._data[start:end]
+        named = self._unknown_text is not None and hash(self._unknown_text) not in self._known
+        if (named or (self._scored and not text.isdigit())) and self._known.isdisjoint(map(hash, _PROBES)):
+            raise ModelFileError("the vocabulary has neither the letter a nor an unknown token to stand for it.")
         if text.isdigit():
             if len(text) > 9 or int(text) >= self._num_pieces:
                 raise ModelFileError(f"unk_id is {text[:20].decode()}, the vocabulary has {self._num_pieces} tokens.")
