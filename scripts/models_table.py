@@ -148,10 +148,10 @@ def loading(found: Collector) -> str:
     rows = []
     for name, load in figures.items():
         file, _, cache = name.rpartition(" ")
-        times = [f"{run['load_s']:.2f}" for run in load["runs"]]
+        times = [run["load_s"] for run in load["runs"]]
         sizes = [f"{load[size] / 1e6:,.0f}" for size in ("anonymous_bytes", "mapped_bytes", "peak_bytes")]
         file_size = f"{load['file_bytes'] / 1e6:,.0f}"
-        rows.append([file, file_size, cache, f"{load['load_s']:.2f} ({min(times)} to {max(times)})", *sizes])
+        rows.append([file, file_size, cache, f"{load['load_s']:.2f} ({min(times):.2f} to {max(times):.2f})", *sizes])
     head = ["file", "MB", "pack cache", "load s (of three)", "own memory MB", "mapped MB", "peak MB"]
     return table(head, rows)
 
