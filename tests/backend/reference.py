@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 
-from penstock.backend.cpu.rope import rope_frequencies
 from penstock.formats import RawTensor, Storage
 from penstock.model import (
     Activation,
@@ -20,6 +19,7 @@ from penstock.model import (
     WeightMap,
     WeightRef,
     places,
+    rope_frequencies,
 )
 
 

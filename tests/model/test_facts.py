@@ -12,9 +12,8 @@ from tests.model.made_models import make_model, save
 from tests.model.published_configs import PUBLISHED
 from tests.model.zoo import make_zoo_model
 
-from penstock.backend.cpu.rope import rope_frequencies
 from penstock.core import ModelFileError, SamplingParams
-from penstock.model import DecoderSpec, ModelFacts, inspect_checkpoint
+from penstock.model import DecoderSpec, ModelFacts, inspect_checkpoint, rope_frequencies
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "model_configs"
 # (values, KV bytes a token in bf16).

@@ -9,9 +9,8 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from penstock.backend.cpu.rope import rope_frequencies
 from penstock.core import ModelFileError
-from penstock.model import Rope, RopeKind
+from penstock.model import Rope, RopeKind, rope_frequencies
 from penstock.model.fields import Fields
 from penstock.model.rope import RopeRule, parse_rope
 

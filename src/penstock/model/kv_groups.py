@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from penstock.formats import Storage
 from penstock.model.spec import Attention, DecoderSpec
+from penstock.model.weights import WeightMap
 
 
 class KvCost(NamedTuple):
@@ -70,3 +72,11 @@ def kv_bytes_per_token(spec: DecoderSpec, kv_type: str, layers: tuple[int, ...] 
 def _values(spec: DecoderSpec, index: int) -> int:
     attention = spec.layers[index].attention
     return 2 * attention.num_kv_heads * attention.head_dim
+
+
+def resolve_kv_type(kv_type: str, weights: WeightMap) -> str:
+    """The KV type as chosen; auto is f32 where the weights are, else bf16."""
+    if kv_type != "auto":
+        return kv_type
+    ref = weights.tensors.get("embed")
+    return "f32" if ref is not None and ref.tensor.storage is Storage.F32 else "bf16"

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock import _native
-from penstock.backend.cpu.loading import Builder, check_spec
+from penstock.backend.cpu.loading import Builder
 from penstock.backend.cpu.packing import pack_all, to_native
 from penstock.backend.cpu.pool import Pool, make_pool
 from penstock.core import (
@@ -28,8 +28,7 @@ from penstock.core import (
     TokenLogprobs,
     limits,
 )
-from penstock.formats import Storage
-from penstock.model import DecoderSpec, WeightMap, kv_groups
+from penstock.model import DecoderSpec, WeightMap, check_spec, kv_groups, resolve_kv_type
 
 KV_TYPES = {"f32": 0, "bf16": 1, "int8": 2}
 PAGE_MULTIPLE = 16  # positions of a tile of stored keys
@@ -200,14 +199,6 @@ def open_kernels(isa: str | None) -> _native.Kernels:
 def compute_tiers() -> tuple[str, ...]:
     """Names of the tiers that this machine runs, lowest first."""
     return tuple(_native.tiers())
-
-
-def resolve_kv_type(kv_type: str, weights: WeightMap) -> str:
-    """The KV type as chosen; auto is f32 where the weights are, else bf16."""
-    if kv_type != "auto":
-        return kv_type
-    ref = weights.tensors.get("embed")
-    return "f32" if ref is not None and ref.tensor.storage is Storage.F32 else "bf16"
 
 
 def native_sampling(opened: Opened) -> _native.Sampling:

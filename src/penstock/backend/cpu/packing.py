@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock import _native
-from penstock.backend.cpu.loading import find, matrix_places, slice_rows
 from penstock.core import ModelFileError
 from penstock.formats import (
     CODE_FORMATS,
@@ -32,7 +31,7 @@ from penstock.formats import (
     drop_pages,
     pack,
 )
-from penstock.model import DecoderSpec, WeightMap
+from penstock.model import DecoderSpec, WeightMap, find, matrix_places, slice_rows
 
 Bytes = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]

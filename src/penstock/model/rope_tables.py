@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.core import ModelFileError
-from penstock.model import Rope, RopeKind
+from penstock.model.spec import Rope, RopeKind
 
 _F64 = npt.NDArray[np.float64]
 _BLOCK = 4096  # positions

@@ -9,9 +9,8 @@ import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from penstock.backend.cpu.rope import RopeTable, rope_frequencies
 from penstock.core import ModelFileError
-from penstock.model import Rope, RopeKind
+from penstock.model import Rope, RopeKind, RopeTable, rope_frequencies
 
 DIMS, THETA, ORIGINAL = 64, 10000.0, 512
 SHORT = tuple(1.0 + i / 40 for i in range(DIMS // 2))
