@@ -1,0 +1,35 @@
+"""What kernels become on a Hopper GPU: compiled here without one. The interpreter says nothing of instructions."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    script = Path(__file__).with_name("sm90.py")
+    variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    variables["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("kernels"))
+    done = subprocess.run([sys.executable, script], env=variables, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def test_float_products_take_one_instruction_at_every_row_count(compiled):
+    for rows in (1, 17, 64, 257, 1024):
+        (kernel,) = compiled[f"linear_{rows}"]
+        assert kernel["wgmma"] == ["k16.f32.bf16"] and kernel["mma"] == []
+    (kernel,) = compiled["linear_f32"]
+    assert kernel["wgmma"] == kernel["mma"] == [] and kernel["fused"] > 0  # no products of 19 bits
+
+
+def test_no_kernel_spills_or_outgrows_shared_memory(compiled):
+    for case, kernels in compiled.items():
+        assert kernels, case
+        for kernel in kernels:
+            assert kernel.get("local", 0) == 0 and kernel.get("stack", 0) == 0, (case, kernel)
+            assert kernel["shared"] <= 227 * 1024, (case, kernel)
