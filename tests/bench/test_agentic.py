@@ -106,7 +106,7 @@ def test_a_session_ends_before_a_turn_that_does_not_fit(tmp_path: Path) -> None:
     workload = named_workload("agentic", options(path, max_model_tokens=100), Characters())
     assert [len(item.given) for item in workload.items] == [1, 1]
     assert workload.left_out == 2
-    with pytest.raises(ConfigError, match="no requests"):
+    with pytest.raises(ConfigError, match=r"the shortest of 4 drawn .* the model takes 21"):
         named_workload("agentic", options(path, max_model_tokens=21, num_requests=50), Characters())
 
 

@@ -1,5 +1,6 @@
 """Observed lengths from files, pair by pair."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,8 @@ def test_pairs_too_short_for_a_template_are_left_out_and_counted(tmp_path: Path)
     workload = named_workload("random", options)
     assert {item.prompt_tokens for item in workload.items} == {20}
     assert workload.left_out > 20
+    with pytest.raises(ConfigError, match="10,000 have prompts of fewer than 21 tokens"):
+        named_workload("random", replace(options, min_prompt_tokens=21))
 
 
 def test_sessions_take_none(tmp_path: Path) -> None:

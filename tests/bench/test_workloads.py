@@ -145,7 +145,7 @@ def test_a_record_says_what_it_was() -> None:
         (
             "random",
             {"max_model_tokens": 5, "duration_s": 1.0, "num_requests": 5},
-            "has no requests: .* 5 tokens",
+            r"has no requests: .* has 12 tokens and asks for 1, together 13; the model takes 5\.",
         ),
         ("random", {"duration_s": 1e-3, "arrivals": Poisson(1e-3)}, "has no requests"),
         ("azure", {}, "0 files"),

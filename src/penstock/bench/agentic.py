@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from penstock.bench.counters import TokenCounter
-from penstock.bench.options import LENGTHS, WorkloadOptions, files_of, planned, timed_one_by_one
+from penstock.bench.options import LENGTHS, LeftOut, WorkloadOptions, files_of, planned, timed_one_by_one
 from penstock.bench.planned import MARK_TOKENS, Planned, Workload
 from penstock.bench.trace_file import refuse, trace_objects
 from penstock.core import ConfigError
@@ -103,20 +103,18 @@ def agentic(options: WorkloadOptions, counter: TokenCounter | None = None) -> Wo
     rounds = len(found) if options.num_requests is None else MAX_BENCH_REQUESTS
     options = replace(options, num_requests=options.num_requests or total)
     rng = options.rng(LENGTHS)
-    skipped: list[int] = []
+    left_out = LeftOut()
 
     def turns() -> Iterator[Planned]:
         for number in range(rounds):
-            if number == len(found) and sum(skipped) == total:
+            if number == len(found) and left_out.count == total:
                 return  # nothing fits, and never will
             session = found[number % len(found)]
-            fits = list(fitting_turns(options, rng, (number, session), counter))
-            skipped.append(len(session) - len(fits))
-            yield from fits
+            yield from fitting_turns(options, rng, (number, session), counter, left_out)
 
     items = timed_one_by_one(turns(), options)
     facts = {"files": [path.name for path in options.files], "think_s": options.think_s} | options.lengths.facts()
-    return planned("agentic", items, options, facts, shared=True, left_out=sum(skipped))
+    return planned("agentic", items, options, facts, shared=True, left_out=left_out)
 
 
 def fitting_turns(
@@ -124,6 +122,7 @@ def fitting_turns(
     rng: np.random.Generator,
     numbered: tuple[int, Sequence[Body]],
     counter: TokenCounter | None,
+    left_out: LeftOut,
 ) -> Iterator[Planned]:
     """The turns of one session up to the first that doesn't fit.
 
@@ -132,6 +131,7 @@ def fitting_turns(
         rng: of lengths and pauses.
         numbered: the session's number and its requests.
         counter: of tokens, where the model has a limit.
+        left_out: counts the others.
     """
     number, session = numbered
     for turn, body in enumerate(session):
@@ -140,6 +140,7 @@ def fitting_turns(
         if options.max_model_tokens is not None and counter is not None:
             count = counter.count(body.messages, body.extra.get("tools") or ())
             if not options.fits(count + MARK_TOKENS + output):
+                left_out.add_too_long(count + MARK_TOKENS, output, len(session) - turn)
                 return
         yield Planned(
             arrival_s=None,

@@ -125,8 +125,58 @@ def timed_one_by_one(items: Iterator[Planned], options: WorkloadOptions) -> tupl
     return timed(islice(items, options.most), options.arrivals, options.rng(ARRIVALS), options.duration_s)
 
 
+@dataclass(slots=True)
+class LeftOut:
+    """The requests that are not in a plan.
+
+    Attributes:
+        count: of them.
+        too_short: how many of them have prompts that are too short.
+        shortest: prompt and answer, in tokens, of the shortest that the model doesn't take; None where there is none.
+    """
+
+    count: int = 0
+    too_short: int = 0
+    shortest: tuple[int, int] | None = None
+
+    def add_too_short(self) -> None:
+        """Counts one whose prompt can't be made exactly."""
+        self.count += 1
+        self.too_short += 1
+
+    def add_too_long(self, prompt_tokens: int, output_tokens: int, count: int = 1) -> None:
+        """Counts one that the model doesn't take, and what can't come without it."""
+        self.count += count
+        found = (prompt_tokens, output_tokens)
+        self.shortest = found if self.shortest is None else min(self.shortest, found, key=sum)
+
+
+def nothing_left(name: str, options: WorkloadOptions, left_out: LeftOut) -> ConfigError:
+    """The error of a workload without requests: whether they are too long, too short or too rare."""
+    most = options.max_model_tokens
+    if left_out.shortest is not None and most is not None:
+        prompt, output = left_out.shortest
+        reason = (
+            f": the shortest of {left_out.count - left_out.too_short:,} drawn that don't fit has {prompt:,} tokens and "
+            f"asks for {output:,}, together {prompt + output:,}; the model takes {most:,}"
+        )
+        param, hint = "prompt_tokens", f"prompts and answers of at most {most:,} tokens together, or a longer time."
+    elif left_out.too_short:
+        reason = f": {left_out.too_short:,} have prompts of fewer than {options.min_prompt_tokens:,} tokens"
+        param, hint = "prompt_tokens", "longer prompts, or a longer time."
+    else:
+        reason, param, hint = "", "num_requests", "take a longer time."
+    return ConfigError(f"the workload {name} has no requests{reason}.", param=param, hint=hint)
+
+
 def planned(
-    name: str, items: Sequence[Planned], options: WorkloadOptions, facts: dict[str, Any], *, shared: bool, left_out: int
+    name: str,
+    items: Sequence[Planned],
+    options: WorkloadOptions,
+    facts: dict[str, Any],
+    *,
+    shared: bool,
+    left_out: LeftOut,
 ) -> Workload:
     """The workload of some items.
 
@@ -134,21 +184,14 @@ def planned(
         ConfigError: there are none.
     """
     if not items:
-        most = options.max_model_tokens
-        known = left_out and most is not None
-        reason = f": {left_out} were left out, prompt and answer may have {most:,} tokens together" if known else ""
-        raise ConfigError(
-            f"the workload {name} has no requests{reason}.",
-            param="num_requests",
-            hint="take a longer time, or lengths that fit the model.",
-        )
+        raise nothing_left(name, options, left_out)
     return Workload(
         name=name,
         items=tuple(items),
         facts=facts_of(options) | facts,
         users=users_of(options.arrivals),
         shared=shared or options.distinct is not None,
-        left_out=left_out,
+        left_out=left_out.count,
         ignore_eos=options.ignore_eos,
         stop_s=options.duration_s if users_of(options.arrivals) is not None else None,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from penstock.bench.options import ARRIVALS, BLOCK, SCALING, WorkloadOptions, files_of, own, planned
+from penstock.bench.options import ARRIVALS, BLOCK, SCALING, LeftOut, WorkloadOptions, files_of, own, planned
 from penstock.bench.planned import Planned, Workload, timed
 from penstock.bench.prompts import Part
 from penstock.bench.servegen import read_lengths, read_rates, synthesise
@@ -46,7 +46,7 @@ def replayed(name: str, rows: Sequence[TraceRow], options: WorkloadOptions) -> W
     elif options.duration_s is not None:
         items = [item for item in items if item.arrival_s is not None and item.arrival_s < options.duration_s]
     facts = {"files": [path.name for path in options.files], "scaling": asdict(options.scaling)}
-    return planned(name, items, options, facts, shared=any(row.blocks for row in fits), left_out=left_out)
+    return planned(name, items, options, facts, shared=any(row.blocks for row in fits), left_out=LeftOut(left_out))
 
 
 def row_parts(options: WorkloadOptions, index: int, row: TraceRow) -> tuple[Part, ...]:

@@ -10,7 +10,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from penstock.bench.options import LENGTHS, PREFIX, SESSION, WorkloadOptions, files_of, planned, timed_one_by_one
+from penstock.bench.options import (
+    LENGTHS,
+    PREFIX,
+    SESSION,
+    LeftOut,
+    WorkloadOptions,
+    files_of,
+    planned,
+    timed_one_by_one,
+)
 from penstock.bench.planned import Planned, Workload
 from penstock.bench.prompts import Part
 from penstock.core.limits import MAX_BENCH_REQUESTS
@@ -25,14 +34,12 @@ def sessions(options: WorkloadOptions) -> Workload:
     """
     files_of(options, 0)
     rng = options.rng(LENGTHS)
-    skipped: list[int] = []
+    left_out = LeftOut()
 
     def turns() -> Iterator[Planned]:
         for session in range(MAX_BENCH_REQUESTS):
             count = options.turns.draw(rng)
-            found = list(session_turns(options, rng, session, count))
-            skipped.append(count - len(found))
-            yield from found
+            yield from session_turns(options, rng, session, count, left_out)
 
     items = timed_one_by_one(turns(), options)
     facts = {
@@ -41,12 +48,14 @@ def sessions(options: WorkloadOptions) -> Workload:
         "think_s": options.think_s,
         "made_up_answers": options.made_up_answers,
     }
-    found = planned("sessions", items, options, options.lengths.facts() | facts, shared=True, left_out=sum(skipped))
+    found = planned("sessions", items, options, options.lengths.facts() | facts, shared=True, left_out=left_out)
     return replace(found, own_answers=not options.made_up_answers)
 
 
-def session_turns(options: WorkloadOptions, rng: np.random.Generator, session: int, count: int) -> Iterator[Planned]:
-    """The turns of one session, as many of them as fit into the model."""
+def session_turns(
+    options: WorkloadOptions, rng: np.random.Generator, session: int, count: int, left_out: LeftOut
+) -> Iterator[Planned]:
+    """The turns of one session, as many of them as fit into the model; the others are counted."""
     total = answer = 0
     for turn in range(count):
         prompt, output = options.lengths.draw(rng)
@@ -58,6 +67,7 @@ def session_turns(options: WorkloadOptions, rng: np.random.Generator, session: i
             think_s = float(rng.exponential(options.think_s))
         total += sum(part.tokens for part in parts)
         if not options.fits(total + output):
+            left_out.add_too_long(total, output, count - turn)
             return
         answer = output
         yield Planned(arrival_s=None, parts=parts, max_tokens=output, session=session, turn=turn, think_s=think_s)

@@ -12,7 +12,17 @@ from typing import Final
 from penstock.bench.agentic import agentic
 from penstock.bench.counters import TokenCounter
 from penstock.bench.lengths import LengthPairs
-from penstock.bench.options import CHOICES, LENGTHS, PREFIX, WorkloadOptions, files_of, own, planned, timed_one_by_one
+from penstock.bench.options import (
+    CHOICES,
+    LENGTHS,
+    PREFIX,
+    LeftOut,
+    WorkloadOptions,
+    files_of,
+    own,
+    planned,
+    timed_one_by_one,
+)
 from penstock.bench.pairs import read_pairs
 from penstock.bench.planned import Planned, Workload
 from penstock.bench.prompts import Part
@@ -20,6 +30,8 @@ from penstock.bench.replays import azure, mooncake, servegen
 from penstock.bench.sessions import sessions
 from penstock.core import ConfigError
 from penstock.core.limits import MAX_BENCH_REQUESTS
+
+MAX_MISSES: Final = 10_000  # requests in a row, from the first on, that may not fit
 
 
 def named_workload(name: str, options: WorkloadOptions, counter: TokenCounter | None = None) -> Workload:
@@ -48,25 +60,28 @@ def random_requests(options: WorkloadOptions) -> Workload:
     """
     lengths: LengthPairs = read_pairs(files_of(options, 1)[0]) if options.files else options.lengths
     rng, choices = options.rng(LENGTHS), options.rng(CHOICES)
-    skipped: list[int] = []
+    left_out = LeftOut()
 
     def requests() -> Iterator[Planned]:
         for index in range(MAX_BENCH_REQUESTS):
+            if index == left_out.count == MAX_MISSES:
+                return  # hardly anything fits: that is told at once
             prompt, output = lengths.draw(rng)
             parts: tuple[Part, ...] = (own(options, index, prompt),)
             if options.prefix_tokens:
                 prefix = int(choices.integers(options.num_prefixes))
                 parts = (Part((PREFIX, options.seed, prefix), options.prefix_tokens), *parts)
             item = Planned(arrival_s=None, parts=parts, max_tokens=output)
-            short = bool(options.files) and prompt < options.min_prompt_tokens
-            if not short and options.fits(item.prompt_tokens + output):
-                yield item
+            if options.files and prompt < options.min_prompt_tokens:
+                left_out.add_too_short()
+            elif not options.fits(item.prompt_tokens + output):
+                left_out.add_too_long(item.prompt_tokens, output)
             else:
-                skipped.append(index)
+                yield item
 
     items = timed_one_by_one(requests(), options)
     facts = lengths.facts() | {"files": [path.name for path in options.files]}
-    return planned("random", items, options, facts, shared=bool(options.prefix_tokens), left_out=len(skipped))
+    return planned("random", items, options, facts, shared=bool(options.prefix_tokens), left_out=left_out)
 
 
 WORKLOADS: Final[dict[str, Callable[[WorkloadOptions], Workload]]] = {
