@@ -12,10 +12,10 @@ LINTED := src tests scripts examples benchmarks
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test check format bench bench-peers wheel docs clean
+.PHONY: help setup serve demo test check format bench bench-avx2 bench-accuracy bench-busy bench-peers wheel docs clean
 
 help:  ## Show the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-14s %s\n", $$1, $$2}'
 
 # The build tools live in .venv so that a rebuild finds the same paths again: only what changed is compiled.
 $(BASE): $(BUILD_INPUTS)
@@ -56,6 +56,15 @@ format: $(DEV)  ## Rewrite Python and C++ in the project's format
 
 bench: $(DEV)  ## Measure this machine, which should be idle: kernels, engine, start-up, loading, HTTP under load, the load generator
 	@for name in kernels engine_cpu engine_loop startup load storm client; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py --json benchmarks/records/$$name.json || exit 1; done
+
+bench-avx2: $(DEV)  ## Measure the engine on the AVX2 tier, against that tier's limits
+	@$(BIN)/python benchmarks/engine_cpu.py --tier avx2 --json benchmarks/records/engine_cpu_avx2.json --page docs/speed.md $(ARGS)
+
+bench-accuracy: $(DEV)  ## Measure what packed types cost in accuracy, here and in llama.cpp (in PEERS_VENV or build/peers/venv)
+	@$(BIN)/python benchmarks/accuracy.py --peer "$${PEERS_VENV:-build/peers/venv}/bin/python" --json benchmarks/records/accuracy.json --page docs/models.md $(ARGS)
+
+bench-busy: $(DEV)  ## Measure one stream while another process keeps a core busy, beside llama-server
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.peers.busy --json benchmarks/records/busy.json --page docs/speed.md $(ARGS)
 
 bench-peers: $(DEV)  ## Measure penstock beside other engines, which are installed below build/peers (ARGS="--quick" tries it)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.peers $(ARGS)

@@ -1,12 +1,16 @@
 """What each packed type costs in accuracy as it runs here, and in llama.cpp: beside its own weights in float32.
 
-    python benchmarks/accuracy.py --peer build/peers/venv/bin/python [--types Q4_0,Q8_0] [--json FILE] [--markdown FILE]
+    make bench-accuracy                                     all types; some minutes, and a busy machine doesn't matter
+    make bench-accuracy ARGS="--types Q4_0,Q8_0 --windows 8"
 
-The bundled model is written to GGUF, quantized by llama.cpp (the peer's environment), and each file is read back by
-gguf-py into float32: the reference is penstock's float32 kernels on those values, so that what the type itself lost
-does not count, only what the kernels add by their arithmetic (8-bit activations). Both engines keep keys and values in
-float32. The text is held-out; KL is of the whole vocabulary, in nats a token, with a bootstrap interval over windows.
-The control is a run whose last norm's channels are one per cent too large and too small in turn: it must stand out.
+The bundled model, the only trained one at hand, is written to GGUF, quantized by llama.cpp (the peer's environment), and
+each file is read back by gguf-py into float32: the reference is penstock's float32 kernels on those values, so that what
+the type itself lost does not count, only what the kernels add by their arithmetic (8-bit activations). Both engines keep
+keys and values in float32. The text is held-out; KL is of the whole vocabulary, in nats a token, with a bootstrap
+interval over windows, which are drawn together for both engines: they read the same ones. Rows that a type's blocks
+don't divide are stored in another one by llama.cpp's quantizer; the table says what a file holds. The control is a run
+whose last norm's channels are one per cent too large and too small in turn: where it does not stand out from what two
+engines differ by in float32, the run is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import argparse
 import json
 import subprocess
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +27,13 @@ import ml_dtypes  # noqa: F401 - teaches numpy the name bfloat16
 import numpy as np
 from forced import Reader, read_text
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize
+from pages import fill
 from random_checkpoint import finish
 from records import ROOT, write_record
 from safetensors.numpy import load_file
 
 from penstock.assemble import find_model
+from penstock.bench import read_origin
 from penstock.bench.stats import bootstrap
 from penstock.model import open_checkpoint
 from penstock.text import load_tokenizer
@@ -38,7 +45,9 @@ FILE_TYPES = {
     "BF16": 32, "Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q5_1": 9, "Q5_0": 8, "Q4_K_M": 15, "Q4_1": 3, "Q4_0": 2,
     "IQ4_NL": 25, "IQ4_XS": 30, "Q3_K_M": 12, "Q2_K": 10,
 }  # fmt: skip
-CONTROL_ERROR = 0.01
+ENGINES = ("penstock", "llama.cpp")
+CONTROL_ERROR, CONTROL_FACTOR = 0.01, 100
+TINY = 1e-15  # nats: an engine that computes the reference to the bit
 CHARS_A_TOKEN = 8  # more than any text has
 NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -57,19 +66,36 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Distance:
-    """How far logits are from the reference: KL per window (nats a token), top-1 agreement, change of perplexity."""
+    """How far logits are from the reference: KL and top-1 agreement per window (nats a token; share), perplexity."""
 
     kl: np.ndarray
-    agreement: float
+    agreement: np.ndarray
     perplexity: float
 
     def figures(self):
-        estimate = bootstrap(len(self.kl), lambda drawn: float(self.kl[drawn].mean()))
         return {
-            "kl_nats": {"value": estimate.value, "low": estimate.low, "high": estimate.high},
-            "top1_agreement": self.agreement,
+            "kl_nats": estimated(lambda drawn: self.kl[drawn].mean(), len(self.kl)),
+            "top1_agreement": estimated(lambda drawn: self.agreement[drawn].mean(), len(self.kl)),
             "perplexity": self.perplexity,
         }
+
+
+def estimated(statistic, windows):
+    """A statistic of windows, with its bootstrap interval."""
+    found = bootstrap(windows, lambda drawn: float(statistic(drawn)))
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def verdict(ours, theirs):
+    """How penstock's distance compares with llama.cpp's over the same windows, and whether it is no worse.
+
+    It is worse where the whole interval of the ratio of KLs lies above 1, or that of the difference of agreements
+    below 0.
+    """
+    count = len(ours.kl)
+    ratio = estimated(lambda drawn: ours.kl[drawn].sum() / max(theirs.kl[drawn].sum(), TINY), count)
+    more = estimated(lambda drawn: (ours.agreement - theirs.agreement)[drawn].mean(), count)
+    return {"kl_ratio": ratio, "agreement_difference": more, "no_worse": ratio["low"] <= 1 and more["high"] >= 0}
 
 
 def gguf_name(name):
@@ -155,7 +181,7 @@ def distance(reference, found, windows):
         kl.append(float((np.exp(p) * (p - q)).sum(-1).mean()))
         agree.append(float((p.argmax(-1) == q.argmax(-1)).mean()))
         loss.append(float(-np.take_along_axis(q[:-1], tokens[1:, None].astype(np.int64), 1).mean()))
-    return Distance(np.array(kl), float(np.mean(agree)), float(np.exp(np.mean(loss))))
+    return Distance(np.array(kl), np.array(agree), float(np.exp(np.mean(loss))))
 
 
 class Bench:
@@ -194,21 +220,53 @@ class Bench:
             "llama.cpp, F32": self.theirs(plain),
             "control": self.ours(spoiled),
         }
-        return {"type": kind} | {who: distance(reference, got, self.windows).figures() for who, got in found.items()}
+        apart = {who: distance(reference, got, self.windows) for who, got in found.items()}
+        if apart["control"].kl.min() <= CONTROL_FACTOR * apart["llama.cpp, F32"].kl.max():
+            raise SystemExit(
+                f"{kind}: the control is not seen: these figures can't tell a wrong norm from a right one."
+            )
+        row = {"type": kind, "holds": holds(packed)} | {who: one.figures() for who, one in apart.items()}
+        for path in (packed, plain, spoiled):
+            path.unlink()
+        return row | {"verdict": verdict(apart["penstock"], apart["llama.cpp"])}
+
+
+def holds(path):
+    """Shares of the matrices' weights by the type that they are stored in, the largest first."""
+    weights = Counter()
+    for tensor in GGUFReader(path).tensors:
+        if len(tensor.shape) > 1:
+            weights[GGMLQuantizationType(tensor.tensor_type).name] += int(tensor.n_elements)
+    return {kind: count / weights.total() for kind, count in weights.most_common()}
 
 
 def table(rows):
-    heads = ("type", "KL penstock", "KL llama.cpp", "top-1 penstock", "top-1 llama.cpp", "KL of llama.cpp's F32")
-    lines = [f"| {' | '.join((*heads, 'KL of the control'))} |", "|---" * (len(heads) + 1) + "|"]
+    heads = ("type", "holds", "KL penstock", "KL llama.cpp", "ratio", "top-1 penstock", "top-1 llama.cpp")
+    heads = (*heads, "no worse", "KL of llama.cpp's F32", "KL of the control")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
-        cells = [row["type"]]
-        for who in ("penstock", "llama.cpp"):
-            kl = row[who]["kl_nats"]
-            cells.append(f"{kl['value']:.2e} ({kl['low']:.1e} to {kl['high']:.1e})")
-        cells += [f"{row[who]['top1_agreement']:.2%}" for who in ("penstock", "llama.cpp")]
+        cells = [row["type"], ", ".join(f"{kind} {share:.0%}" for kind, share in row["holds"].items())]
+        cells += [spread(row[who]["kl_nats"], "{:.2e}") for who in ENGINES]
+        cells.append(spread(row["verdict"]["kl_ratio"], "{:.2f}"))
+        cells += [spread(row[who]["top1_agreement"], "{:.2%}") for who in ENGINES]
+        cells.append("yes" if row["verdict"]["no_worse"] else "**no**")
         cells += [f"{row[who]['kl_nats']['value']:.1e}" for who in ("llama.cpp, F32", "control")]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def spread(estimate, form):
+    return f"{form.format(estimate['value'])} ({form.format(estimate['low'])} to {form.format(estimate['high'])})"
+
+
+def statement(rows):
+    """What the table comes to, in a sentence that its rows decide."""
+    worse = [row["type"] for row in rows if not row["verdict"]["no_worse"]]
+    if worse:
+        return (
+            f"Worse than llama.cpp on the same file and text: {', '.join(worse)}; not worse: {len(rows) - len(worse)}."
+        )
+    return f"No worse than llama.cpp on the same file and text: all {len(rows)} types."
 
 
 def main():
@@ -219,7 +277,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--isa", help="compute tier at most")
     parser.add_argument("--json", help="file that takes the record")
-    parser.add_argument("--markdown", type=Path, help="file that takes the table")
+    parser.add_argument("--page", type=Path, help="page whose table named accuracy is written anew")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), options)
@@ -227,8 +285,10 @@ def main():
         for kind in options.types.split(","):
             rows.append(bench.row(kind))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
-    if options.markdown:
-        options.markdown.write_text(table(rows) + "\n")
+    text = f"{statement(rows)}\n\n{table(rows)}"
+    print(f"\n{text}")
+    if options.page is not None:
+        fill(options.page, "accuracy", f"{options.windows} windows of {options.tokens} tokens. {text}", read_origin())
     write_record(options.json, rows, windows=options.windows, tokens=options.tokens)
 
 

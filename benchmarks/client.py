@@ -2,7 +2,7 @@
 
 Accuracy is against the scripted server of the tests, which logs when it really sent what. Cost and rate are against a
 server that does as little as possible, in a process of its own: answers of 16 tokens, one every 20 ms, each in a write
-of its own. The rate grows until a run is invalid. The machine should be idle otherwise.
+of its own. The rate grows until one is refused twice. The machine should be idle otherwise.
 
     python benchmarks/client.py --json benchmarks/records/client.json
     python benchmarks/client.py --quick
@@ -32,6 +32,7 @@ GAP_S = 0.02
 GROWTH = 1.25
 START_RATE = 50.0
 MAX_RATE = 20_000.0
+MAX_REFUSALS = 2  # of one rate
 EVENT = b'data: {"id":"x","object":"text_completion","created":1,"model":"m","choices":[{"index":0,"text":" word","logprobs":null,"finish_reason":null}]}\n\n'  # noqa: E501
 LAST = EVENT.replace(b'"finish_reason":null', b'"finish_reason":"length"')
 USAGE = b'data: {"id":"x","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":%d}}\n\ndata: [DONE]\n\n' % TOKENS
@@ -123,29 +124,31 @@ def load(url: str, rate: float, seconds: float, processes: int) -> RunResult:
     return run(RunPlan(Endpoint(url, "m"), processes=processes, warm_connections=warm), asks)
 
 
-def highest(url: str, seconds: float, processes: int) -> list[dict[str, Any]]:
-    """Runs at growing rates up to the first that is invalid or fails."""
-    rows = []
-    rate = START_RATE
-    while rate < MAX_RATE:
-        result = load(url, rate, seconds, processes)
-        ok = sum(one.outcome is Outcome.OK for one in result.seen)
-        tokens = sum(len(one.chunks_s) for one in result.seen)
-        spent = result.health.cpu_share * result.duration_s
-        rows.append(
-            {
-                "processes": processes,
-                "rate": rate,
-                "ok": ok / len(result.seen),
-                "invalid": list(result.invalid),
-                "health": asdict(result.health),
-                "tokens_per_s": tokens / result.duration_s,
-                "client_ms_per_1000_tokens": spent / max(tokens / processes, 1) * 1e6,
-            }
-        )
-        if result.invalid or ok < len(result.seen):
-            break
-        rate *= GROWTH
+def row_of(result: RunResult, rate: float, processes: int) -> dict[str, Any]:
+    """The figures of a run."""
+    tokens = sum(len(one.chunks_s) for one in result.seen)
+    spent = result.health.cpu_share * result.duration_s
+    return {
+        "processes": processes,
+        "rate": rate,
+        "ok": sum(one.outcome is Outcome.OK for one in result.seen) / len(result.seen),
+        "invalid": list(result.invalid),
+        "health": asdict(result.health),
+        "tokens_per_s": tokens / result.duration_s,
+        "client_ms_per_1000_tokens": spent / max(tokens / processes, 1) * 1e6,
+    }
+
+
+def highest(try_rate: Callable[[float], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs at growing rates up to the first that is refused twice: one stall of the machine ends nothing."""
+    rows: list[dict[str, Any]] = []
+    rate, refusals = START_RATE, 0
+    while rate < MAX_RATE and refusals < MAX_REFUSALS:
+        rows.append(row := try_rate(rate))
+        if row["invalid"] or row["ok"] < 1:
+            refusals += 1
+        else:
+            rate, refusals = rate * GROWTH, 0
     return rows
 
 
@@ -179,7 +182,7 @@ def main() -> None:
             if arguments.quick:
                 load(url, 20.0, 1.0, processes)
             else:
-                rates += highest(url, arguments.seconds, processes)
+                rates += highest(lambda rate, n=processes: row_of(load(url, rate, arguments.seconds, n), rate, n))
     finally:
         server.kill()
         server.wait()

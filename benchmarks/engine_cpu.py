@@ -1,23 +1,26 @@
-"""Prefill, decode and mixed steps of the CPU backend on a 0.6B shape, beside the machine's limits of the same run.
+"""Prefill and decode steps of the CPU backend on a 0.6B shape, beside the machine's limits of the same run.
 
-    PYTHONPATH=src python benchmarks/engine_cpu.py [--kinds F32,BF16,Q8_0,Q4_0] [--json out.json] [--quick]
+    python benchmarks/engine_cpu.py --json benchmarks/records/engine_cpu.json --page docs/speed.md
+    python benchmarks/engine_cpu.py --tier avx2                 # a lower tier, held against the limits of that tier
+    python benchmarks/engine_cpu.py --kinds F32,Q4_0+Q6_K       # other kinds; the one behind the + is the head's
 
-Run it on an idle machine. Weights are random and made in memory, so that every storage kind is measured without a
-download; the steps are those of `penstock bench engine`.
+Five minutes on two cores, which should be idle. Weights are random and made in memory, so that every storage kind is
+measured without a download; the steps are those of `penstock bench engine`, at the streams and depths that matter most.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from pages import fill
 from records import save
 
 from penstock.backend.cpu import make_pool
-from penstock.bench import EnginePlan, Record, markdown, measure_machine, read_origin, steps_table
+from penstock.bench import EnginePlan, Record, StepFigure, markdown, measure_machine, read_origin, steps_table
 from penstock.bench.engine import measure_engine
 from penstock.core import SamplingParams
 from penstock.formats import BLOCKS, RawTensor, Storage, num_bytes
@@ -25,9 +28,12 @@ from penstock.model import Attention, Checkpoint, DecoderSpec, Layer, Mlp, QkNor
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT.parent / "shared/data/model_configs/Qwen--Qwen3-0.6B.json"
-PLAN = EnginePlan(streams=(1, 4, 8, 16, 32), kv_type="bf16")
-QUICK = EnginePlan(streams=(1, 2), depths=(64,), prompts=(64,), mixed_prompt=32, steps=3, repeats=3, kv_type="bf16")
-SCALES = {Storage.Q8_0: 3e-4, Storage.Q4_0: 5e-3}
+WIDE = EnginePlan(depths=(512,), prompts=(512,), mixed_prompt=0, steps=16, repeats=5, kv_type="bf16")
+DEEP = EnginePlan((1,), depths=(2048,), prompts=(2048,), mixed_prompt=0, steps=16, repeats=3, kv_type="bf16")
+QUICK = EnginePlan(streams=(1, 2), depths=(64,), prompts=(64,), mixed_prompt=0, steps=3, repeats=3, kv_type="bf16")
+KINDS = "BF16,Q8_0,Q4_0,Q4_0+Q6_K"  # people's Q4_0 files have a Q6_K head
+# Where a block's scale lies and how large it is, so that weights are of an ordinary size.
+SCALES = {Storage.Q8_0: (0, 3e-4), Storage.Q4_0: (0, 5e-3), Storage.Q6_K: (208, 2.5e-5)}
 
 
 def qwen3_spec(quick):
@@ -56,8 +62,9 @@ def qwen3_spec(quick):
 def stored_values(storage, count, rng):
     """Bytes of `count` random weights of an ordinary size."""
     if storage in SCALES:
-        blocks = rng.integers(0, 256, (count // 32, BLOCKS[storage].bytes), dtype=np.uint8)
-        blocks[:, :2] = np.full((len(blocks), 1), SCALES[storage], np.float16).view(np.uint8)
+        at, scale = SCALES[storage]
+        blocks = rng.integers(0, 256, (count // BLOCKS[storage].block, BLOCKS[storage].bytes), dtype=np.uint8)
+        blocks[:, at : at + 2] = np.full((len(blocks), 1), scale, np.float16).view(np.uint8)
         return blocks.reshape(-1)
     values = rng.standard_normal(count, np.float32) * np.float32(0.03)
     if storage is Storage.F32:
@@ -65,41 +72,60 @@ def stored_values(storage, count, rng):
     return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
 
 
-def random_weights(spec, storage):
-    """A weight map whose matrices repeat one random stretch, each in memory of its own."""
-    stretch = stored_values(storage, 1 << 20, np.random.default_rng(0))
+def random_weights(spec, storage, head):
+    """A weight map whose matrices repeat one random stretch, each in memory of its own; the tied head may differ."""
+    rng = np.random.default_rng(0)
+    stretches = {kind: stored_values(kind, 1 << 20, rng) for kind in (storage, head)}
     refs = {}
     for name, shape in places(spec).items():
         if len(shape) == 1:
             raw = RawTensor(name, Storage.F32, shape, np.ones(shape, np.float32).view(np.uint8))
         else:
-            raw = RawTensor(name, storage, shape, np.resize(stretch, num_bytes(storage, shape)))
+            kind = head if name == "embed" else storage
+            raw = RawTensor(name, kind, shape, np.resize(stretches[kind], num_bytes(kind, shape)))
         refs[name] = WeightRef(raw)
     return WeightMap(refs, "", (), 0)
 
 
-def random_checkpoint(spec, storage):
-    weights = random_weights(spec, storage)
+def random_checkpoint(spec, kind):
+    """A checkpoint of one storage kind, or of "body+head"."""
+    storage, head = (Storage(part) for part in (kind.split("+") * 2)[:2])
+    weights = random_weights(spec, storage, head)
     stored = sum(ref.tensor.data.nbytes for ref in weights.tensors.values())
-    return Checkpoint("0.6B", spec, weights, None, None, (), None, SamplingParams(), ((storage.value, stored),))
+    named = storage.value if head is storage else f"{storage.value} with a {head.value} head"
+    return Checkpoint("0.6B", spec, weights, None, None, (), None, SamplingParams(), ((named, stored),))
+
+
+def measured(kinds, plans, quick, machine):
+    """The steps of every kind, plan by plan."""
+    pool, spec = make_pool(machine.threads), qwen3_spec(quick)
+    steps: list[StepFigure] = []
+    for kind in kinds:
+        checkpoint = random_checkpoint(spec, kind)
+        for plan in plans:
+            steps += measure_engine(checkpoint, "0.6B", plan, machine, pool)
+    return steps
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kinds", default="F32,BF16,Q8_0,Q4_0")
-    parser.add_argument("--tier")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", default=KINDS)
+    parser.add_argument("--tier", help="compute tier at most, of the steps and of the limits: avx2, scalar")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", help="file that takes the record")
+    parser.add_argument("--page", type=Path, help="page whose table of this tier is written anew")
     parser.add_argument("--quick", action="store_true", help="two layers, few steps: a check that it runs")
     options = parser.parse_args()
     machine = measure_machine(options.threads, options.tier, options.quick)
-    pool, spec, plan = make_pool(machine.threads), qwen3_spec(options.quick), QUICK if options.quick else PLAN
-    steps = []
-    for kind in options.kinds.split(","):
-        steps.extend(measure_engine(random_checkpoint(spec, Storage(kind)), "0.6B", plan, machine, pool))
-    print(markdown(steps_table(steps, machine)))
-    configuration = {"plan": asdict(plan), "quick": options.quick}
-    save(options.json, Record("engine", "engine_cpu", read_origin(machine), configuration, steps=tuple(steps)))
+    plans = [replace(plan, isa=options.tier) for plan in ((QUICK,) if options.quick else (WIDE, DEEP))]
+    steps = measured(options.kinds.split(","), plans, options.quick, machine)
+    origin = read_origin(machine)
+    text = markdown(steps_table(steps, machine))
+    print(text)
+    if options.page is not None:
+        fill(options.page, f"engine {options.tier or 'best'}", text, origin)
+    configuration = {"plans": [asdict(plan) for plan in plans], "quick": options.quick}
+    save(options.json, Record("engine", "engine_cpu", origin, configuration, steps=tuple(steps)))
 
 
 if __name__ == "__main__":

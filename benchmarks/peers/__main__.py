@@ -23,14 +23,15 @@ from benchmarks.peers import checkpoints, environment, page, plots, results, ser
 from benchmarks.peers.child import ROOT
 from benchmarks.peers.limits import Limits
 from benchmarks.peers.rounds import Pace, Unit, measure, units_of
+from benchmarks.peers.served import Served
 from benchmarks.peers.session import Session, quiet
 from benchmarks.peers.works import CONTENDERS, QUICK_WORKS, SERVED, WORKS, Contender, Work, chosen, room
 
-from penstock.bench import LoadRun, MachineLimits, Record, measure_machine, read_origin, write_record
+from penstock.bench import MachineLimits, Record, measure_machine, read_origin, write_record
 
 RECORDS = ROOT / "benchmarks/records"
-ROUNDS, QUICK_ROUNDS = 5, 2
-BUDGET_S = 30.0
+ROUNDS, QUICK_ROUNDS, SERVED_ROUNDS = 5, 2, 3
+BUDGET_S, SERVED_BUDGET_S = 30.0, 120.0
 TIMEOUT_S = 180.0
 
 
@@ -42,6 +43,7 @@ class Chosen:
     works: list[Work]
     served: tuple[str, ...]
     rounds: int
+    served_rounds: int
     options: argparse.Namespace
 
 
@@ -54,9 +56,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="NAME,…", help="peers, by the beginnings of their names")
     parser.add_argument("--work", default="", metavar="NAME,…", help=f"by the beginnings of: {known}")
     parser.add_argument("--rounds", type=int, help=f"of works in process; {ROUNDS} if left out")
-    parser.add_argument("--served-rounds", type=int, default=1, help="of served works, each some minutes; 1")
+    parser.add_argument("--served-rounds", type=int, help=f"of served works; {SERVED_ROUNDS} if left out")
     parser.add_argument(
         "--budget", type=float, default=BUDGET_S, help="seconds of one contender at one work, all rounds"
+    )
+    parser.add_argument(
+        "--served-budget", type=float, default=SERVED_BUDGET_S, help="seconds of one server at one load, all rounds"
     )
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help="seconds of one order")
     parser.add_argument("--threads", type=int, default=2)
@@ -80,13 +85,17 @@ def choose(options: argparse.Namespace) -> Chosen:
     names = chosen(split(options.work), [*(work.name for work in works), *SERVED], "work")
     peers = set(chosen(split(options.only), [contender.name for contender in CONTENDERS], "peer"))
     rounds = options.rounds if options.rounds is not None else QUICK_ROUNDS if options.quick else ROUNDS
-    if min(rounds, options.served_rounds, options.threads) < 1:
+    served_rounds = (
+        options.served_rounds if options.served_rounds is not None else 1 if options.quick else SERVED_ROUNDS
+    )
+    if min(rounds, served_rounds, options.threads) < 1:
         raise ValueError("rounds and threads are at least 1.")
     return Chosen(
         contenders=[contender for contender in CONTENDERS if contender.name in peers],
         works=[work for work in works if work.name in names],
         served=tuple(name for name in SERVED if name in names),
         rounds=rounds,
+        served_rounds=served_rounds,
         options=options,
     )
 
@@ -125,25 +134,25 @@ class Measured:
     machines: tuple[MachineLimits, MachineLimits]
     units: list[Unit]
     session: Session
-    served: dict[tuple[str, str], list[LoadRun]]
+    served: list[Served]
     failed: dict[str, str]
 
 
-def serve_all(
-    asked: Chosen, peers: environment.Peers, forms: checkpoints.Forms
-) -> tuple[dict[tuple[str, str], list[LoadRun]], dict[str, str]]:
-    """Runs of load by server and work, and why others failed."""
+def serve_all(asked: Chosen, peers: environment.Peers, forms: checkpoints.Forms) -> tuple[list[Served], dict[str, str]]:
+    """The servers at their loads, and why some failed."""
     names = {contender.peer for contender in asked.contenders if contender.format == served.FORMAT}
     servers = [served.PENSTOCK] * ("penstock" in names)
     servers += [served.LLAMA_SERVER, served.LLAMA_PYTHON] * ("llama.cpp" in names)
     model = forms.folder / f"{served.FORMAT}.gguf"
     works = served_works(asked)
     if not servers or not works:
-        return {}, {}
+        return [], {}
     if not model.exists():
-        return {}, {"served": forms.failed.get(model.name, f"{model} is not there")}
+        return [], {"served": forms.failed.get(model.name, f"{model} is not there")}
     bench = served.Bench(model, asked.options.threads, peers)
-    return served.measure(bench, servers, works, asked.options.served_rounds, say)
+    pace = Pace(asked.served_rounds, asked.options.served_budget, time.perf_counter)
+    units = served.measure(bench.run, servers, works, pace, say)
+    return units, {f"{unit.server}, {unit.work.name}": unit.error for unit in units if unit.error is not None}
 
 
 def served_works(asked: Chosen) -> list[served.ServedWork]:
@@ -156,7 +165,7 @@ def write(asked: Chosen, peers: environment.Peers, forms: checkpoints.Forms, fou
     """Writes the record, the tables and the plots."""
     limits = Limits(forms.folder, found.machines[0])
     rows = [results.figures_of(unit, limits) for unit in found.units]
-    loads = served_results.rows_of(found.served, served_works(asked))
+    loads = served_results.rows_of(found.served)
     failed = {**peers.failed, **forms.failed, **found.failed}
     shown = [*tables(asked, rows, found.session, failed), page.limits_table(*found.machines)]
     shown.insert(1, served_results.table(loads))
@@ -169,7 +178,7 @@ def write(asked: Chosen, peers: environment.Peers, forms: checkpoints.Forms, fou
         "machine_after": asdict(found.machines[1]),
     }
     folder = asked.options.out or RECORDS
-    runs = tuple(run for each in found.served.values() for run in each)
+    runs = tuple(run for unit in found.served for run in unit.runs)
     configuration = {"rounds": asked.rounds, "quick": asked.options.quick, "threads": asked.options.threads}
     record = Record("figures", "peers", read_origin(found.machines[0]), configuration, runs=runs, figures=figures)
     write_record(folder / "peers.json", record)

@@ -78,6 +78,11 @@ class Forms:
         return self.folder / self.name(contender)
 
 
+def folder_of(quick: bool) -> Path:
+    """Where the forms lie."""
+    return FOLDER / ("quick" if quick else "Qwen3-0.6B")
+
+
 def shape(quick: bool) -> dict[str, object]:
     """The configuration, of few layers where it is to be quick."""
     return SHAPE | ({"num_hidden_layers": QUICK_LAYERS} if quick else {})
@@ -99,7 +104,7 @@ def write_source(folder: Path, quick: bool, say: Callable[[str], None]) -> None:
 
 def prepare(contenders: list[Contender], quick: bool, peers: Peers, say: Callable[[str], None]) -> Forms:
     """Makes every form that the contenders read."""
-    forms = Forms(FOLDER / ("quick" if quick else "Qwen3-0.6B"))
+    forms = Forms(folder_of(quick))
     write_source(forms.folder, quick, say)
     for contender in contenders:
         name, path = forms.name(contender), forms.path(contender)

@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
 from benchmarks.peers.child import ROOT, THREAD_VARIABLES, PeerFailed, last_line
 from benchmarks.peers.environment import Peers
+from benchmarks.peers.rounds import Pace
 from benchmarks.peers.works import KV_BYTES_A_TOKEN, LLAMA
 
 from penstock.assemble import read_tokenizer
@@ -42,6 +43,7 @@ READY_TIMEOUT_S = 120.0
 REQUEST_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.1
+WARM_ROUND = 1000  # prompts of warm-ups are of no round
 PAGE = 256  # contexts of llama.cpp are whole multiples of it
 FORMAT = "q4_0"
 PENSTOCK, LLAMA_SERVER, LLAMA_PYTHON = "penstock serve", "llama-server", "llama_cpp.server"
@@ -69,7 +71,8 @@ class ServedWork:
     def title(self) -> str:
         """For people."""
         prefix = f" after the same {self.prefix_tokens:,}" if self.prefix_tokens else ""
-        return f"served, {self.users} clients, {self.prompt_tokens} tokens in{prefix}, {self.output_tokens} out"
+        clients = f"{self.users} client{'s' * (self.users > 1)}"
+        return f"served, {clients}, {self.prompt_tokens} tokens in{prefix}, {self.output_tokens} out"
 
     @property
     def context(self) -> int:
@@ -78,13 +81,11 @@ class ServedWork:
 
 
 SERVED_WORKS = (
-    ServedWork("served-8", 8),
-    ServedWork("served-16", 16),
+    *(ServedWork(f"served-{users}", users) for users in (1, 8, 16, 32)),
     ServedWork("shared-prefix", 16, prompt_tokens=32, output_tokens=32, prefix_tokens=1000),
 )
 QUICK_SERVED = (
-    ServedWork("served-8", 4, 48, 8),
-    ServedWork("served-16", 6, 48, 8),
+    *(ServedWork(f"served-{name}", users, 48, 8) for name, users in ((1, 1), (8, 4), (16, 6), (32, 8))),
     ServedWork("shared-prefix", 4, prompt_tokens=48, output_tokens=8, prefix_tokens=128),
 )
 # What a server can't do like the others; stands in the tables.
@@ -175,6 +176,16 @@ class Bench:
         Raises:
             PeerFailed: the server failed, or a request did.
         """
+        with self.fresh(server, work, round) as target:
+            return load(target, work, round)
+
+    @contextmanager
+    def fresh(self, server: str, work: ServedWork, round: int) -> Iterator[Target]:
+        """A server that was started for this and has answered one request.
+
+        Raises:
+            PeerFailed: the server failed, or the request did.
+        """
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -185,42 +196,77 @@ class Bench:
             maker = PromptMaker(self._counter, seed=1 + round)
             plan = RunPlan(Endpoint(url, name, timeout_s=REQUEST_TIMEOUT_S), drain_s=REQUEST_TIMEOUT_S)
             target = Target(f"{server} {FORMAT}, {work.name}", plan, maker, warmup_s=0.0)
-            self._drive(target, replace(work, users=1, prefix_tokens=0, output_tokens=2), 1000 + round)
-            return self._drive(target, work, round)
+            load(target, replace(work, users=1, prefix_tokens=0, output_tokens=2), WARM_ROUND + round)
+            yield target
 
-    def _drive(self, target: Target, work: ServedWork, seed: int) -> LoadRun:
-        options = WorkloadOptions(
-            arrivals=ClosedLoop(work.users),
-            lengths=Independent(Fixed(work.prompt_tokens), Fixed(work.output_tokens)),
-            num_requests=work.users,
-            prefix_tokens=work.prefix_tokens,
-            seed=seed,
-        )
-        found = drive(target, named_workload("random", options), round=seed)
-        bad = [one for one in found.seen if one.outcome.value != "ok"]
-        if bad:
-            raise PeerFailed(f"{len(bad)} of {len(found.seen)} requests failed: {bad[0].outcome.value}, {bad[0].error}")
-        return found
+
+def load(target: Target, work: ServedWork, round: int) -> LoadRun:
+    """One load on a server that is there.
+
+    Raises:
+        PeerFailed: a request failed.
+    """
+    options = WorkloadOptions(
+        arrivals=ClosedLoop(work.users),
+        lengths=Independent(Fixed(work.prompt_tokens), Fixed(work.output_tokens)),
+        num_requests=work.users,
+        prefix_tokens=work.prefix_tokens,
+        seed=round,
+    )
+    found = drive(target, named_workload("random", options), round=round)
+    bad = [one for one in found.seen if one.outcome.value != "ok"]
+    if bad:
+        raise PeerFailed(f"{len(bad)} of {len(found.seen)} requests failed: {bad[0].outcome.value}, {bad[0].error}")
+    return found
+
+
+@dataclass
+class Served:
+    """One server at one load.
+
+    Attributes:
+        server, work: which.
+        runs: one a round.
+        spent_s, last_s: what its rounds took in all, and the last one.
+        error: why it was given up.
+    """
+
+    server: str
+    work: ServedWork
+    runs: list[LoadRun] = field(default_factory=list)
+    spent_s: float = 0.0
+    last_s: float = 0.0
+    error: str | None = None
+
+    def goes_on(self, budget_s: float) -> bool:
+        """Whether it gets another round: it never failed, and one more like the last fits its share of time."""
+        return self.error is None and self.spent_s + self.last_s <= budget_s
+
+    def once(self, run: Callable[[str, ServedWork, int], LoadRun], round: int, clock: Callable[[], float]) -> str:
+        """Measures a round; returns what it brought, for people."""
+        start = clock()
+        try:
+            self.runs.append(run(self.server, self.work, round))
+        except PeerFailed as error:
+            self.error = str(error)
+        self.last_s = clock() - start
+        self.spent_s += self.last_s
+        return f"round {round + 1}  {self.server}, {self.work.name}: {self.error or f'{self.last_s:.1f} s'}"
 
 
 def measure(
-    bench: Bench, servers: Sequence[str], works: Sequence[ServedWork], rounds: int, say: Callable[[str], None]
-) -> tuple[dict[tuple[str, str], list[LoadRun]], dict[str, str]]:
-    """(runs by server and work, why what failed), interleaved like the works in process."""
-    runs: dict[tuple[str, str], list[LoadRun]] = {}
-    failed: dict[str, str] = {}
-    for round in range(rounds):
+    run: Callable[[str, ServedWork, int], LoadRun],
+    servers: Sequence[str],
+    works: Sequence[ServedWork],
+    pace: Pace,
+    say: Callable[[str], None],
+) -> list[Served]:
+    """Every server at every load, interleaved like the works in process; one that is slow gets fewer rounds."""
+    units = {(work.name, server): Served(server, work) for work in works for server in servers}
+    for round in range(pace.rounds):
+        order = [*servers[round % len(servers) :], *servers[: round % len(servers)]]
         for work in works:
-            for server in [*servers[round % len(servers) :], *servers[: round % len(servers)]]:
-                what = f"{server}, {work.name}"
-                if what in failed:
-                    continue
-                try:
-                    found = bench.run(server, work, round)
-                except PeerFailed as error:
-                    failed[what] = str(error)
-                    say(f"round {round + 1}  {what}: {error}")
-                    continue
-                runs.setdefault((server, work.name), []).append(found)
-                say(f"round {round + 1}  {what}: {found.duration_s:.1f} s")
-    return runs, failed
+            for server in order:
+                if (unit := units[work.name, server]).goes_on(pace.budget_s):
+                    say(unit.once(run, round, pace.clock))
+    return list(units.values())

@@ -6,15 +6,15 @@ many as were asked for, where the server says nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.peers.served import FORMAT, LACKS, ServedWork
+from benchmarks.peers.served import FORMAT, LACKS, LLAMA_SERVER, PENSTOCK, Served, ServedWork
 
 from penstock.bench import Counted, Estimate, LoadRun, Seen, Table, spread, timing_of
 from penstock.bench.definitions import last_token_s
-from penstock.bench.stats import median, quantile
+from penstock.bench.stats import compare_rounds, median, quantile
 
 MS = 1e3
 Figures = dict[str, Any]
@@ -51,6 +51,7 @@ def figures_of(server: str, work: ServedWork, runs: Sequence[LoadRun]) -> Figure
         "whole_s": asdict(median([work.users * work.output_tokens / rate for rate in rates])),
         "prompt_tokens": sorted({one.prompt_tokens for run in runs for one in run.seen if one.prompt_tokens}),
         "lacks": LACKS.get(server, ""),
+        "late": sum(bool(run.invalid) for run in runs),
     }
     for name, values in (("ttft_s", first), ("gap_s", gaps)):
         for q in (0.5, 0.95):
@@ -76,19 +77,40 @@ def table(rows: Sequence[Figures]) -> Table:
             cell(row, "ttft_s_p95"),
             cell(row, "gap_s_p50", MS),
             cell(row, "gap_s_p95", MS),
-            row["lacks"],
+            cell(row, "ratio"),
+            remarks(row),
         )
         for row in rows
     ]
-    head = ("load", "server", "output tok/s", "rounds", "whole, s", "TTFT p50, s", "p95", "ITL p50, ms", "p95", "")
-    return Table("Served", head, tuple(cells))
+    head = (
+        "load",
+        "server",
+        "output tok/s",
+        "rounds",
+        "whole, s",
+        "TTFT p50, s",
+        "p95",
+        "ITL p50, ms",
+        "p95",
+        "ratio",
+        "",
+    )
+    note = f"Ratio: {PENSTOCK}'s output tok/s over {LLAMA_SERVER}'s of the same rounds."
+    return Table("Served", head, tuple(cells), note)
 
 
-def rows_of(runs: Mapping[tuple[str, str], Sequence[LoadRun]], works: Sequence[ServedWork]) -> list[Figures]:
-    """The figures, by load and then by server."""
-    return [
-        figures_of(server, work, found)
-        for work in works
-        for (server, name), found in runs.items()
-        if name == work.name and found
-    ]
+def remarks(row: Figures) -> str:
+    """What there is to say of a row."""
+    late = f"the client was late in {row['late']} of {len(row['rounds'])} rounds" if row["late"] else ""
+    return "; ".join(filter(None, (row["lacks"], late)))
+
+
+def rows_of(units: Sequence[Served]) -> list[Figures]:
+    """The figures of what was measured, and how much faster penstock is."""
+    rows = [figures_of(unit.server, unit.work, unit.runs) for unit in units if unit.runs]
+    by = {(row["work"], row["server"]): row for row in rows}
+    for (work, server), row in by.items():
+        if server == PENSTOCK and (other := by.get((work, LLAMA_SERVER))) is not None:
+            count = min(len(row["rounds"]), len(other["rounds"]))
+            row["ratio"] = asdict(compare_rounds(other["rounds"][:count], row["rounds"][:count]).ratio)
+    return rows

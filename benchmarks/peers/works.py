@@ -110,7 +110,7 @@ QUICK_WORKS = (
     Work("prefill-2048", "prefill", 1, 128, within="depth-2048"),
     Work("depth-2048", "decode", 1, 128, 4),
 )
-SERVED = ("served-8", "served-16", "shared-prefix")
+SERVED = ("served-1", "served-8", "served-16", "served-32", "shared-prefix")
 GGUF = (("q4_0", "4 bit"), ("q4_k_m", "4 bit"), ("q8_0", "8 bit"), ("bf16", "16 bit"))
 OURS = {"kv_bytes_a_token": KV_BYTES_A_TOKEN}
 FLASH = ("flash", "no flash")
