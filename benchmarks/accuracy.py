@@ -3,14 +3,14 @@
     make bench-accuracy                                     all types; some minutes, and a busy machine doesn't matter
     make bench-accuracy ARGS="--types Q4_0,Q8_0 --windows 8"
 
-The bundled model, the only trained one at hand, is written to GGUF, quantized by llama.cpp (the peer's environment), and
-each file is read back by gguf-py into float32: the reference is penstock's float32 kernels on those values, so that what
-the type itself lost does not count, only what the kernels add by their arithmetic (8-bit activations). Both engines keep
-keys and values in float32. The text is held-out; KL is of the whole vocabulary, in nats a token, with a bootstrap
-interval over windows, which are drawn together for both engines: they read the same ones. Rows that a type's blocks
-don't divide are stored in another one by llama.cpp's quantizer; the table says what a file holds. The control is a run
-whose last norm's channels are one per cent too large and too small in turn: where it does not stand out from what two
-engines differ by in float32, the run is refused.
+The bundled model, the only trained one at hand, is written to GGUF, quantized by llama.cpp (the peer's environment),
+and each file is read back by gguf-py into float32: the reference is penstock's float32 kernels on those values, so
+that what the type itself lost does not count, only what the kernels add by their arithmetic (8-bit activations). Both
+engines keep keys and values in float32. The text is held-out; KL is of the whole vocabulary, in nats a token, with a
+bootstrap interval over windows, which are drawn together for both engines: they read the same ones. Rows that a
+type's blocks don't divide are stored in another one by llama.cpp's quantizer; the table says what a file holds. The
+control is a run whose last norm's channels are one per cent too large and too small in turn: where it does not stand
+out from what two engines differ by in float32, the run is refused.
 """
 
 from __future__ import annotations

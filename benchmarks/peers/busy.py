@@ -71,8 +71,8 @@ class Gaps:
 
 
 @contextmanager
-def busy_core(core: int) -> Iterator[None]:
-    """Another process keeps this core busy.
+def busy_core(core: int) -> Iterator[int]:
+    """Another process keeps this core busy; yields its number.
 
     Raises:
         PeerFailed: it may not run there.
@@ -85,7 +85,7 @@ def busy_core(core: int) -> Iterator[None]:
             if not process.stdout.readline():
                 raise PeerFailed(f"no process could be kept on core {core}.")
             time.sleep(SETTLE_S)
-            yield
+            yield process.pid
         finally:
             process.kill()
 
