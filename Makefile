@@ -55,7 +55,7 @@ format: $(DEV)  ## Rewrite Python and C++ in the project's format
 	$(BIN)/clang-format -i $(CPP)
 
 bench: $(DEV)  ## Measure this machine, which should be idle: kernels, engine, start-up, loading, HTTP under load, the load generator
-	@for name in kernels engine_cpu engine_loop startup load storm client; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py --json benchmarks/records/$$name.json || exit 1; done
+	@for name in kernels engine_cpu engine_loop startup load storm client; do echo "== $$name"; page=; [ $$name != engine_cpu ] || page="--page docs/speed.md"; $(BIN)/python benchmarks/$$name.py --json benchmarks/records/$$name.json $$page || exit 1; done
 
 bench-avx2: $(DEV)  ## Measure the engine on the AVX2 tier, against that tier's limits
 	@$(BIN)/python benchmarks/engine_cpu.py --tier avx2 --json benchmarks/records/engine_cpu_avx2.json --page docs/speed.md $(ARGS)

@@ -27,7 +27,7 @@ import ml_dtypes  # noqa: F401 - teaches numpy the name bfloat16
 import numpy as np
 from forced import Reader, read_text
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize
-from pages import fill
+from pages import expect_table, fill
 from random_checkpoint import finish
 from records import ROOT, write_record
 from safetensors.numpy import load_file
@@ -279,6 +279,7 @@ def main():
     parser.add_argument("--json", help="file that takes the record")
     parser.add_argument("--page", type=Path, help="page whose table named accuracy is written anew")
     options = parser.parse_args()
+    expect_table(options.page, "accuracy")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), options)
         rows = []

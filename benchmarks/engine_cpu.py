@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from pages import fill
+from pages import expect_table, fill
 from records import save
 
 from penstock.backend.cpu import make_pool
@@ -116,6 +116,8 @@ def main():
     parser.add_argument("--page", type=Path, help="page whose table of this tier is written anew")
     parser.add_argument("--quick", action="store_true", help="two layers, few steps: a check that it runs")
     options = parser.parse_args()
+    table = f"engine {options.tier or 'best'}"
+    expect_table(options.page, table)
     machine = measure_machine(options.threads, options.tier, options.quick)
     plans = [replace(plan, isa=options.tier) for plan in ((QUICK,) if options.quick else (WIDE, DEEP))]
     steps = measured(options.kinds.split(","), plans, options.quick, machine)
@@ -123,7 +125,7 @@ def main():
     text = markdown(steps_table(steps, machine))
     print(text)
     if options.page is not None:
-        fill(options.page, f"engine {options.tier or 'best'}", text, origin)
+        fill(options.page, table, text, origin)
     configuration = {"plans": [asdict(plan) for plan in plans], "quick": options.quick}
     save(options.json, Record("engine", "engine_cpu", origin, configuration, steps=tuple(steps)))
 

@@ -12,20 +12,33 @@ from pathlib import Path
 from penstock.bench import Origin
 
 
+def marks(name: str) -> re.Pattern[str]:
+    """What surrounds a table."""
+    return re.compile(rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def expect_table(page: Path | None, name: str) -> None:
+    """Passes a page that has such a table, or none: to be asked before minutes of measuring.
+
+    Raises:
+        SystemExit: the page is not there, or has no such table.
+    """
+    if page is None:
+        return
+    count = len(marks(name).findall(page.read_text())) if page.exists() else 0
+    if count != 1:
+        raise SystemExit(f"error: {page} has {count} tables named {name!r}. hint: <!-- table: {name} --> <!-- end -->.")
+
+
 def fill(page: Path, name: str, text: str, origin: Origin | None = None) -> None:
     """Writes a table of a page, between `<!-- table: NAME -->` and `<!-- end -->`, with the line of its origin.
 
     Raises:
         SystemExit: the page is not there, or has no such table.
     """
-    if not page.exists():
-        raise SystemExit(f"{page} is not there. hint: a page that has <!-- table: {name} -->.")
-    marks = re.compile(rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    expect_table(page, name)
     head = "" if origin is None else f"{measured_on(origin)}\n\n"
-    found, count = marks.subn(lambda match: f"{match[1]}{head}{text.strip()}\n{match[2]}", page.read_text())
-    if count != 1:
-        raise SystemExit(f"{page} has {count} tables named {name!r}, one is needed. hint: <!-- table: {name} -->.")
-    page.write_text(found)
+    page.write_text(marks(name).sub(lambda match: f"{match[1]}{head}{text.strip()}\n{match[2]}", page.read_text()))
 
 
 def measured_on(origin: Origin) -> str:

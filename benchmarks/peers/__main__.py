@@ -1,6 +1,6 @@
 """penstock beside its peers on one random-weight checkpoint: the same works, interleaved, two threads each.
 
-    make bench-peers                                    everything, 40 minutes; the machine should be idle
+    make bench-peers                                    everything, an hour; the machine should be idle
     make bench-peers ARGS="--quick"                     two layers, few steps: only whether it runs
     make bench-peers ARGS="--work decode-1,prefill-512 --only penstock,llama.cpp --rounds 5"
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.pages import fill
+from benchmarks.pages import expect_table, fill
 from benchmarks.peers import checkpoints, environment
 from benchmarks.peers.child import PeerFailed
 from benchmarks.peers.served import FORMAT, LLAMA_SERVER, PENSTOCK, Bench, ServedWork, load
@@ -222,6 +222,7 @@ def main() -> None:
         servers = chosen([each for each in options.only.split(",") if each], (PENSTOCK, LLAMA_SERVER), "server")
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
+    expect_table(options.page, "busy")
     cores = sorted(os.sched_getaffinity(0))
     model, peers = needed(options.quick, LLAMA_SERVER in servers)
     machine = measure_machine(quick=options.quick)

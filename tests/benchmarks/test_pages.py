@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmarks.pages import fill
+from benchmarks.pages import expect_table, fill
 
 from penstock.bench import read_origin
 
@@ -30,6 +30,10 @@ def test_a_page_without_the_table_is_refused_and_stays(tmp_path: Path, name: str
     page.write_text(PAGE)
     with pytest.raises(SystemExit, match="0 tables named"):
         fill(page, name, "new")
+    with pytest.raises(SystemExit, match="0 tables named"):
+        expect_table(page, name)
     assert page.read_text() == PAGE
-    with pytest.raises(SystemExit, match="is not there"):
+    expect_table(page, "b")
+    expect_table(None, name)
+    with pytest.raises(SystemExit, match="0 tables"):
         fill(tmp_path / "none.md", "a", "new")
