@@ -4,7 +4,20 @@ from functools import partial
 
 import torch
 
-from penstock.backend.torch.triton import linear
+from penstock.backend.torch.triton import (
+    Batch,
+    HeadNorm,
+    Pages,
+    Rotary,
+    gated_activation,
+    int8_rows,
+    kv_write,
+    linear,
+    rms_norm,
+    rms_norm_int8,
+)
+from penstock.backend.torch.triton.activation import ACTIVATIONS
+from penstock.backend.torch.triton.kv_write import STORED
 
 BF16 = torch.bfloat16
 
@@ -15,3 +28,37 @@ def linear_case(rows: int, kind: torch.dtype = BF16) -> None:
 
 CASES = {f"linear_{rows}": partial(linear_case, rows) for rows in (1, 17, 64, 257, 1024)}
 CASES["linear_f32"] = partial(linear_case, 64, torch.float32)
+
+
+def norm_case(kind: torch.dtype) -> None:
+    x, weight = torch.empty(8, 4096, dtype=kind), torch.empty(4096, dtype=kind)
+    rms_norm(x, weight, 1e-5, x.clone())
+    rms_norm_int8(x, weight, 1e-5)
+    int8_rows(x)
+
+
+def activation_case(name: str) -> None:
+    gated_activation(torch.empty(8, 8192, dtype=BF16), name, 7.0)
+
+
+def pages_of(kind: torch.dtype, page_tokens: int = 16, kv_heads: int = 8, dim: int = 128) -> Pages:
+    made = torch.empty(64, page_tokens, kv_heads, dim, dtype=kind)
+    scales = torch.empty(made.shape[:3]) if made.element_size() == 1 else None
+    return Pages(made, made.clone(), scales, scales)
+
+
+def batch_of(num: int, rows: int, pages: int = 64) -> Batch:
+    tables, starts = torch.zeros(num, pages, dtype=torch.int32), torch.arange(num + 1, dtype=torch.int32) * rows
+    return Batch(tables, starts, torch.zeros(num, dtype=torch.int32), rows)
+
+
+def write_case(kind: torch.dtype) -> None:
+    qkv = torch.empty(256, 48, 128, dtype=BF16)
+    rotary = Rotary(torch.empty(4096, 64), torch.empty(4096, 64))
+    norm = HeadNorm(torch.empty(128, dtype=BF16), torch.empty(128, dtype=BF16), 1e-6)
+    kv_write((qkv[:, :32], qkv[:, 32:40], qkv[:, 40:]), pages_of(kind), batch_of(256, 1), rotary, norm)
+
+
+CASES["norm"] = partial(norm_case, BF16)
+CASES |= {f"activation_{name}": partial(activation_case, name) for name in ACTIVATIONS}
+CASES |= {f"kv_write_{kind}": partial(write_case, kind) for kind in STORED}

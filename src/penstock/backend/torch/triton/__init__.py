@@ -4,6 +4,21 @@ Knows nothing about models, slots or steps. Invariant: a row's bits depend on th
 batch: see each file for how.
 """
 
+from penstock.backend.torch.triton.activation import gated_activation
+from penstock.backend.torch.triton.kv_write import Batch, HeadNorm, Pages, Rotary, kv_write
 from penstock.backend.torch.triton.linear import linear
+from penstock.backend.torch.triton.norm import Codes, int8_rows, rms_norm, rms_norm_int8
 
-__all__ = ["linear"]
+__all__ = [
+    "Batch",
+    "Codes",
+    "HeadNorm",
+    "Pages",
+    "Rotary",
+    "gated_activation",
+    "int8_rows",
+    "kv_write",
+    "linear",
+    "rms_norm",
+    "rms_norm_int8",
+]
