@@ -28,7 +28,7 @@ from penstock import api, assemble
 from penstock.api.server import ApiServer, bind
 from penstock.backend.cpu import CpuBackend, CpuOptions
 from penstock.core import EngineConfig, Request, SamplingParams
-from penstock.engine import Engine, EngineThread, WallClock
+from penstock.engine import Engine, EngineThread, Garbage, WallClock
 from penstock.formats import Storage
 from penstock.kv import KvManager
 from penstock.model import Attention, DecoderSpec, Layer, Mlp, QkNorm, Rope, open_checkpoint
@@ -84,10 +84,11 @@ class Recorder:
 
     def __init__(self, engine, scheduler, backend, rows):
         self.steps, self._spent, self._plain, self._rows = [], {}, False, rows
-        self._plan = scheduler.plan
+        self._plan = self._timed("plan", scheduler.plan)
+        self._check = self._timed("check", self._is_plain)
         backend._decoder = Native(backend._decoder, self._timed)
         engine._drain_inbox = self._timed("drain", engine._drain_inbox)
-        scheduler.plan = self._timed("plan", self._note)
+        scheduler.plan = self._note
         scheduler.commit = self._timed("commit", scheduler.commit)
         backend.submit = self._timed("arguments", backend.submit)
         backend.finish = self._timed("finish", backend.finish)
@@ -104,9 +105,11 @@ class Recorder:
 
     def _note(self, now):
         plan = self._plan(now)
-        self._plain = plan is not None and len(plan.rows) == self._rows
-        self._plain = self._plain and all(row.num_tokens == 1 for row in plan.rows)
+        self._plain = self._check(plan)
         return plan
+
+    def _is_plain(self, plan):
+        return plan is not None and len(plan.rows) == self._rows and all(row.num_tokens == 1 for row in plan.rows)
 
     def step(self, clock):
         self._spent.clear()
@@ -114,7 +117,7 @@ class Recorder:
         if self._plain:
             spent = dict(self._spent)
             spent["results"] = spent["finish"] - spent["forward"]
-            spent["total"] = spent["step"] - spent["forward"]
+            spent["total"] = spent["step"] - spent["forward"] - spent["check"]
             spent["rest"] = spent["total"] - sum(spent[part] for part in PARTS[:5])
             self.steps.append([1e6 * spent[part] for part in PARTS])
         return busy
@@ -151,11 +154,13 @@ def common(context):
 def alone(rows, context, steps):
     """The loop without HTTP."""
     engine, recorder = build(rows, context, steps, Text())
+    garbage = Garbage(0.0)
     clock, params = WallClock(), SamplingParams(max_tokens=steps + 60, ignore_eos=True, seed=1, temperature=0.0)
     prompts = [(*common(context), *[row + 10] * OWN_TOKENS) for row in range(rows)]
     streams = [engine.submit(Request(f"r{i}", prompt, params), 0.0) for i, prompt in enumerate(prompts)]
     while len(recorder.steps) < steps and not engine.idle:
         engine.step(clock)
+        garbage.busy(0.0)
         for stream in streams:
             stream.take()
     engine.close()

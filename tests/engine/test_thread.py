@@ -172,3 +172,67 @@ def test_a_dead_backend_wakes_every_reader(make_thread, make_request):
     assert client.snapshot().dead
     with pytest.raises(EngineUnavailable):
         client.submit(make_request())
+
+
+class Interruptible(threading.Event):
+    """A step that runs until the backend is closed."""
+
+    def give_up(self) -> None:
+        self.given_up = True
+        self.set()
+
+    def wait(self, timeout=None) -> bool:
+        super().wait(timeout)
+        if getattr(self, "given_up", False):
+            raise EngineUnavailable("The backend was closed while a step ran.")
+        return True
+
+
+def test_close_gives_up_a_long_step(make_thread, make_request, monkeypatch, caplog):
+    monkeypatch.setattr("penstock.engine.thread.PATIENCE_S", 0.05)
+    rig, client = make_thread()
+    rig.backend.gate = Interruptible()
+    rig.backend.close = rig.backend.gate.give_up
+    stream = client.submit(make_request(max_tokens=100))
+    assert wait_until(lambda: client.snapshot().num_running)
+    before = client.clock.now()
+    client.close()
+    assert client.clock.now() - before < 5.0 and not client._thread.is_alive()
+    assert isinstance(stream.take()[-1].error, Draining)
+    assert not caplog.records, "a step that was given up is no internal error"
+    with pytest.raises(Draining):
+        client.submit(make_request())
+
+
+def test_a_step_that_nothing_ends_is_left_to_itself(make_thread, make_request, monkeypatch, caplog):
+    """The control: a backend that does not hear of its closing holds close up for the whole time."""
+    monkeypatch.setattr("penstock.engine.thread.PATIENCE_S", 0.05)
+    monkeypatch.setattr("penstock.engine.thread.LAST_STEP_S", 0.2)
+    rig, client = make_thread()
+    rig.backend.gate.clear()
+    stream = client.submit(make_request(max_tokens=100))
+    assert wait_until(lambda: client.snapshot().num_running)
+    client.close()
+    assert client._thread.is_alive() and "did not end" in caplog.text
+    assert isinstance(stream.take()[-1].error, Draining)
+    rig.backend.gate.set()
+    client._thread.join(10.0)
+    assert not client._thread.is_alive()
+
+
+def wait_until(true) -> bool:
+    tick = threading.Event()
+    return any(true() or tick.wait(0.01) for _ in range(500))
+
+
+def test_garbage_is_collected_in_a_pause_and_not_again(make_thread, make_request, monkeypatch):
+    monkeypatch.setattr("penstock.engine.thread.PAUSE_S", 0.05)
+    _, client = make_thread()
+    list(client.submit(make_request()))
+    collections = []
+    monkeypatch.setattr("penstock.engine.garbage.gc.collect", lambda: collections.append(1))
+    assert wait_until(lambda: collections)
+    threading.Event().wait(0.2)
+    assert len(collections) == 1
+    list(client.submit(make_request()))
+    assert wait_until(lambda: len(collections) == 2)

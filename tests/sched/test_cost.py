@@ -93,3 +93,12 @@ def test_a_prior_that_hopes_for_the_best_makes_steps_of_a_minute(monkeypatch):
     """The control."""
     monkeypatch.setattr(cost, "PRIOR", (1e-3, 5e-5, 2e-4, 2e-8))
     assert max(burst(3e-2)) > 50
+
+
+def test_it_says_whether_it_has_seen_a_step():
+    cost = StepCost()
+    assert not cost.observed
+    cost.observe(StepFeatures(1, 0, 1), -1.0)
+    assert not cost.observed
+    cost.observe(StepFeatures(1, 0, 1), 0.01)
+    assert cost.observed

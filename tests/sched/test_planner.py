@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from tests.sched.rig import FULL, VOCAB, Rig
 
 from penstock.core import NO_OUTPUT, SAMPLE, OutputKind
+from penstock.sched.policy import STRETCH
 
 
 @settings(max_examples=40, deadline=None)
@@ -96,3 +97,73 @@ def test_rows_that_no_step_can_hold_together_take_turns_and_prefill_keeps_a_toke
     assert len(served) == 6, "everybody got a row, the prompt too"
     rig.run()
     rig.compare()
+
+
+def sizes_of(plan):
+    return [row.num_tokens for row in plan.rows]
+
+
+def fitted(target_s, **choices):
+    """A rig whose fit is exact and stays so: 1 ms a step, 1 ms a token."""
+    big = dict(pages=(2000,), max_model_tokens=4000, max_step_tokens=4000, prefix_cache=False)
+    rig = Rig(**(big | dict(step_target_s=target_s) | choices))
+    cost = rig.scheduler._cost
+    cost.coefficients, cost.observed = [1e-3, 1e-3, 1e-3, 0.0], True
+    cost.observe = lambda features, duration_s: None
+    return rig
+
+
+def walk(rig):
+    """Every plan until nothing is left."""
+    while True:
+        plan = rig.plan()
+        if plan is not None:
+            yield plan
+        elif not rig.backend.pending:
+            return
+        if plan is None or len(rig.backend.pending) >= rig.config.depth:
+            rig.commit()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=4), st.booleans(), st.sampled_from((1, 2)))
+def test_only_the_first_prompt_stretches_a_step_and_only_where_nobody_decodes(prompts, decodes, depth):
+    target_s = 0.2
+    rig = fitted(target_s, depth=depth, max_running=8)
+    if decodes:
+        rig.add("d", [1], max_tokens=50, eos=())
+        rig.turn()
+    for i, length in enumerate(prompts):
+        rig.add(f"p{i}", [2] * length, max_tokens=1, eos=())
+    taken = []
+    for plan in walk(rig):
+        seconds = 1e-3 + 1e-3 * sum(sizes_of(plan))
+        taken.append(seconds)
+        assert seconds <= STRETCH * target_s + 1e-9
+        if len(plan.rows) > 1 or (decodes and len(taken) < 40):
+            assert seconds <= target_s + 1e-9
+    rig.compare()
+    if not decodes and depth == 1 and max(prompts) >= 600:
+        assert max(taken) > target_s, "the control: a long prompt alone does stretch one"
+
+
+def test_a_prompt_alone_takes_few_steps_and_a_newcomer_waits_for_one():
+    rig = fitted(0.2)
+    rig.add("a", [1] * 1200, max_tokens=5, eos=())
+    assert sizes_of(rig.plan()) == [599]  # 0.6 s: a step is 1 ms and a token 1 ms
+    rig.add("b", [2] * 10, max_tokens=5, eos=())
+    rig.commit()
+    plan = rig.plan()  # shortest first; the long one gets what the ordinary budget leaves
+    assert sizes_of(plan) == [10, 189]
+    rig.commit()
+    assert sum(sizes_of(rig.plan())) == 199, "b decodes: the target bounds its wait"
+    rig.commit()
+    rig.run()
+    rig.compare()
+
+
+def test_the_step_is_not_stretched_before_one_was_measured():
+    rig = fitted(0.2)
+    rig.scheduler._cost.observed = False
+    rig.add("a", [1] * 1200, max_tokens=5, eos=())
+    assert sizes_of(rig.plan()) == [199]

@@ -72,7 +72,11 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Frees threads and memory; the backend is not used again."""
+        """Frees threads and memory; the backend is not used again. Closing twice is closing once.
+
+        May be called by another thread than the one that waits in `finish`: the step under way is given up as soon as
+        that can be done, and `finish` raises EngineUnavailable, or ends as if nothing had happened.
+        """
         ...
 
 

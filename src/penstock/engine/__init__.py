@@ -1,5 +1,8 @@
 """The step loop, its thread, streams, the step log: a request goes in, events come out."""
 
+from penstock.engine.garbage import (
+    Garbage,
+)
 from penstock.engine.inbox import (
     Arrive,
     Cancel,
@@ -33,6 +36,7 @@ __all__ = [
     "Engine",
     "EngineThread",
     "EventStream",
+    "Garbage",
     "Turn",
     "WallClock",
     "read_step_log",

@@ -20,9 +20,6 @@ from penstock.core import (
 )
 from penstock.text import StopMatcher
 
-# A named tuple's own constructor takes several times as long.
-new_tuple = tuple.__new__
-
 
 class SampleOutput:
     """The text side of one sample.
@@ -34,17 +31,19 @@ class SampleOutput:
 
     Attributes:
         finished: whether the finish has been given out.
-        num_tokens: output tokens given out.
+        num_tokens: output tokens given out; who calls `plain` counts them.
+        plain: decodes where tokens are nothing but tokens: no stop strings, no prompt logprobs, no finish yet. Most
+            rows of most steps; None where `push` has more to do.
     """
 
     __slots__ = (
         "_decoder",
         "_matcher",
-        "_plain",
         "_prompt_logprobs",
         "_request",
         "finished",
         "num_tokens",
+        "plain",
         "sample",
     )
 
@@ -62,8 +61,7 @@ class SampleOutput:
             self._matcher = StopMatcher(params.stop, params.include_stop)
         wanted = params.prompt_logprobs is not None and sample == 0
         self._prompt_logprobs: list[TokenLogprobs] | None = [] if wanted else None
-        # Decodes where a token is nothing but a token: no stop strings, no prompt logprobs. Most rows of most steps.
-        self._plain = self._decoder.push if self._decoder and not self._matcher and not wanted else None
+        self.plain = self._decoder.push if self._decoder and not self._matcher and not wanted else None
 
     def push(self, outcome: Outcome, now: float) -> Event | None:
         """The event that an outcome brings, or None if there is nothing to say.
@@ -76,10 +74,6 @@ class SampleOutput:
             now: when its step was committed.
         """
         tokens = outcome.tokens
-        if self._plain is not None and tokens and outcome.finish is None:
-            self.num_tokens += len(tokens)
-            text = self._plain(tokens)
-            return new_tuple(Event, (self.sample, tokens, text, outcome.logprobs, None, None, None))
         text, hit = "", None
         if self._decoder is None:
             self.num_tokens += len(tokens)
@@ -136,6 +130,7 @@ class SampleOutput:
         if outcome.finish is None and hit is None:
             return None
         self.finished = True
+        self.plain = None
         sequence = outcome.sequence
         reason = FinishReason.STOP if hit is not None else outcome.finish
         assert reason is not None

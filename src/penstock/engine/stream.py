@@ -41,7 +41,7 @@ class EventStream:
 
         An event after the end is dropped: the first error or the last sample's finish is what the reader sees last.
         """
-        sample, _, _, _, _, finish, error = event
+        sample, finish, error = event[0], event[5], event[6]  # to unpack a named tuple takes twice as long
         with self._lock:
             if self._ended:
                 return None

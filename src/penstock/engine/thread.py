@@ -5,12 +5,12 @@ Knows nothing about what a step does. Invariant: it parks on an event when there
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
 import threading
 
 from penstock.core import Clock, Draining, PenstockError, Request, Snapshot
+from penstock.engine.garbage import Garbage
 from penstock.engine.loop import Engine
 from penstock.engine.stream import EventStream
 
@@ -21,15 +21,19 @@ logger = logging.getLogger("penstock.engine")
 SWITCH_INTERVAL_S = 0.0005
 # A request whose turn depends on time alone (a deadline, ageing) is looked at this often.
 RECHECK_S = 0.02
-# How much longer than the grace `close` waits for the step that runs at its end.
+# After this long without a request garbage is collected.
+PAUSE_S = 1.0
+# How much longer than the grace `close` waits for the step that runs at its end, before it gives that up ...
+PATIENCE_S = 0.5
+# ... and how long until it is given up.
 LAST_STEP_S = 10.0
 
 
 class EngineThread:
     """An engine in this process with a thread of its own (implements core.ports.EngineClient).
 
-    The thread starts here. It sets the interpreter's switch interval to 0.5 ms at most and moves what is loaded so far
-    (the model) out of the garbage collector's sight, so that no step waits for a full collection.
+    The thread starts here. It sets the interpreter's switch interval to 0.5 ms at most and takes full collections of
+    garbage into its own hands.
 
     Args:
         engine: driven by nobody else.
@@ -45,7 +49,7 @@ class EngineThread:
         self._closed = False
         engine.inbox.on_push(self._work.set)
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
-        gc.freeze()
+        self._garbage = Garbage(clock.now())
         self._thread = threading.Thread(target=self._run, name="penstock-engine", daemon=True)
         self._thread.start()
 
@@ -76,7 +80,8 @@ class EngineThread:
     def close(self, grace_s: float = 0.0) -> None:
         """Waits up to grace_s for what runs, ends the rest with an error event, stops the thread, frees the backend.
 
-        A step that still runs LAST_STEP_S after that is left to itself: its thread dies with the process.
+        A step that runs PATIENCE_S longer is given up, which a backend does between two layers. One that still runs
+        LAST_STEP_S after that is left to itself: its thread dies with the process.
         """
         self._engine.drain()
         with self._closing:
@@ -88,7 +93,10 @@ class EngineThread:
                 self._stopping.wait(min(left, RECHECK_S))
             self._stopping.set()
             self._work.set()
-            self._thread.join(LAST_STEP_S)
+            self._thread.join(PATIENCE_S)
+            if self._thread.is_alive():
+                self._engine.give_up(_closed, self.clock.now())
+                self._thread.join(LAST_STEP_S)
             self._engine.fail(_closed, self.clock.now())
             if self._thread.is_alive():
                 logger.error("a step did not end within %.0f s of closing", LAST_STEP_S)
@@ -100,8 +108,12 @@ class EngineThread:
             self._work.clear()
             if self._stopping.is_set():  # asked after the clearing: `close` tells both, in the other order
                 return
-            if not self._engine.step(self.clock):
-                self._work.wait(None if self._engine.idle else RECHECK_S)
+            if self._engine.step(self.clock):
+                self._garbage.busy(self.clock.now())
+            elif not self._engine.idle:
+                self._work.wait(RECHECK_S)
+            elif not self._work.wait(PAUSE_S if self._garbage.due else None):
+                self._garbage.collect(self.clock.now())
 
 
 def _closed() -> PenstockError:

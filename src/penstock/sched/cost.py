@@ -38,6 +38,7 @@ class StepCost:
 
     Attributes:
         coefficients: seconds a step, a prefill token, a decode row and a token of KV read.
+        observed: whether they say more than the prior.
     """
 
     def __init__(self) -> None:
@@ -45,6 +46,7 @@ class StepCost:
 
     def _forget(self) -> None:
         self.coefficients = list(PRIOR)
+        self.observed = False
         # Covariance of the coefficients in units of their priors, as U·diag(d)·Uᵀ with a unit upper triangle.
         self._u = [[1.0 if i == j else 0.0 for j in range(4)] for i in range(4)]
         self._d = [PRIOR_SPREAD**2] * 4
@@ -62,8 +64,11 @@ class StepCost:
         error = 1.0 - self.predict(features) / duration_s
         for i, gain in enumerate(self._narrow(x)):
             self.coefficients[i] = max(0.0, self.coefficients[i] + PRIOR[i] * gain * error)
-        u, d = self._u, self._d
-        spread = sum(u[i][j] * u[i][j] * d[j] for i in range(4) for j in range(i, 4))
+        self.observed = True
+        (_, a, b, c), (_, _, e, f), (_, _, _, g), _ = self._u
+        d = self._d
+        # The trace of U·diag(d)·Uᵀ.
+        spread = d[0] + (a * a + 1.0) * d[1] + (b * b + e * e + 1.0) * d[2] + (c * c + f * f + g * g + 1.0) * d[3]
         if not math.isfinite(spread + sum(self.coefficients)):
             self._forget()
         elif spread < MAX_SPREAD**2:
@@ -72,7 +77,8 @@ class StepCost:
     def _narrow(self, x: list[float]) -> list[float]:
         """The gain of an observation, by which the covariance becomes narrower (Bierman 1977: it stays positive)."""
         u, d = self._u, self._d
-        f = [sum(u[i][j] * x[i] for i in range(j + 1)) for j in range(4)]
+        (_, a, b, c), (_, _, e, g), (_, _, _, h), _ = u
+        f = (x[0], a * x[0] + x[1], b * x[0] + e * x[1] + x[2], c * x[0] + g * x[1] + h * x[2] + x[3])
         gain, alpha = [0.0] * 4, FORGETTING
         for j in range(4):
             before, v = alpha, d[j] * f[j]

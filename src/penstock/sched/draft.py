@@ -19,6 +19,7 @@ class Draft:
         prefill_tokens, decode_rows, kv_tokens: what it costs so far.
         forced: no prefill yet; the first prefill row gets a token whatever it costs.
         spare_s: seconds left for prefill.
+        stretch_s: seconds beyond that for the first in rank, where nobody decodes.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class Draft:
         "rows",
         "spare_s",
         "step",
+        "stretch_s",
     )
 
     def __init__(self, step: int, left: int) -> None:
@@ -45,6 +47,7 @@ class Draft:
         self.kv_tokens = 0
         self.forced = True
         self.spare_s = 0.0
+        self.stretch_s = 0.0
 
     @property
     def features(self) -> StepFeatures:

@@ -85,41 +85,49 @@ class Planner:
     def _decode(self, draft: Draft) -> list[Job]:
         """Adds a row for every job with one token to compute; returns those with more."""
         prefills: list[Job] = []
-        served: list[Job] = []
         clipped = False
-        reserve = 1 if len(self._queue) and self._config.max_step_tokens > 1 else 0
+        share = 1 if self._config.max_step_tokens > 1 else 0
+        reserve = share if len(self._queue) else 0
+        step, no_pages, add_row = draft.step, self._no_pages, draft.rows.append
+        left, plain, read = draft.left, 0, 0  # of the draft, which learns them before anybody else looks
         for job in self._roster.jobs.values():
             sequence = job.sequence
-            start = sequence.num_scheduled
-            pending = len(sequence.tokens) - start
-            if pending > 1:
+            start, known = sequence.num_scheduled, sequence.tokens
+            # One known token within the pages of before: the row of nearly every sequence in nearly every step. Without
+            # the named tuple's own constructor, which takes as long as all the rest.
+            if start < job.covered and start + 1 == len(known) and left > reserve:
+                add_row(new_tuple(Row, (sequence.slot, start, (known[start],), no_pages, 0, SAMPLE)))
+                sequence.num_scheduled = start = start + 1
+                job.steps += 1
+                job.sampled_step = step
+                left -= 1
+                plain += 1
+                read += start
+                continue
+            if len(known) - start > 1:
                 if not job.doomed:
                     prefills.append(job)
-                    reserve = 1 if self._config.max_step_tokens > 1 else 0
-            elif pending == 1 and start < job.covered and draft.left > reserve:
-                self._plain_row(draft, job, start)
-                served.append(job)
-            elif job.doomed or job.short or (pending < 1 and not self._can_run_ahead(job, pending)):
+                    reserve = share
                 continue
-            elif draft.left <= reserve:
-                clipped = True
-            elif self._decode_row(draft, job, pending, reserve):
-                served.append(job)
+            draft.left = left
+            clipped |= self._other_row(draft, job, reserve)
+            left = draft.left
+        draft.left = left
+        draft.decode_rows += plain
+        draft.kv_tokens += read
         if clipped:
-            self._roster.rotate(served)
+            self._roster.rotate(draft.rows)
         return prefills
 
-    def _plain_row(self, draft: Draft, job: Job, start: int) -> None:
-        """Adds the row of nearly every sequence in nearly every step: one known token within the pages of before."""
-        sequence = job.sequence
-        # Without the named tuple's own constructor, which takes as long as all the rest.
-        draft.rows.append(new_tuple(Row, (sequence.slot, start, (sequence.tokens[start],), self._no_pages, 0, SAMPLE)))
-        sequence.num_scheduled = start + 1
-        job.steps += 1
-        job.sampled_step = draft.step
-        draft.left -= 1
-        draft.decode_rows += 1
-        draft.kv_tokens += start + 1
+    def _other_row(self, draft: Draft, job: Job, reserve: int) -> bool:
+        """Adds the row of a job that decodes, if it can have one; whether only the ceiling of tokens kept it out."""
+        pending = len(job.sequence.tokens) - job.sequence.num_scheduled
+        if job.doomed or job.short or (pending < 1 and not self._can_run_ahead(job, pending)):
+            return False
+        if draft.left <= reserve:
+            return True
+        self._decode_row(draft, job, pending, reserve)
+        return False
 
     @staticmethod
     def _can_run_ahead(job: Job, pending: int) -> bool:
@@ -128,7 +136,8 @@ class Planner:
             return False
         return len(job.sequence.tokens) + 1 < job.limit
 
-    def _decode_row(self, draft: Draft, job: Job, pending: int, reserve: int) -> bool:
+    def _decode_row(self, draft: Draft, job: Job, pending: int, reserve: int) -> None:
+        """Adds the row of one token, and of its drafts; marks the job short where there is no page for it."""
         sequence = job.sequence
         start = sequence.num_scheduled
         tokens: tuple[int, ...] | FutureToken
@@ -145,7 +154,7 @@ class Planner:
         end = start + 1 + num_drafts
         if (end - 1) // self._config.page_tokens >= len(sequence.tables[0]) and self._kv.grow(sequence, end) is None:
             self._roster.mark_short(job)
-            return False
+            return
         new_pages = self._new_pages(job)
         output = self._output(job, start, end, True)
         draft.rows.append(Row(sequence.slot, start, tokens, new_pages, num_drafts, output))
@@ -156,7 +165,6 @@ class Planner:
         draft.left -= end - start
         draft.decode_rows += 1
         draft.kv_tokens += end
-        return True
 
     def _new_pages(self, job: Job) -> tuple[tuple[int, ...], ...]:
         """Pages that the backend has not been told of."""
@@ -182,7 +190,10 @@ class Planner:
     def _prefill(self, draft: Draft, prefills: list[Job], now: float) -> None:
         """Adds prefill by rank while tokens and time are left; the first in rank gets one token at least."""
         base_s = self._cost.predict(draft.features)
-        draft.spare_s = policy.step_budget_s(base_s, self._config.step_target_s, self._config.step_slack) - base_s
+        target_s = self._config.step_target_s
+        draft.spare_s = policy.step_budget_s(base_s, target_s, self._config.step_slack) - base_s
+        if self._cost.observed and len(prefills) == len(self._roster.jobs):
+            draft.stretch_s = policy.stretch_s(target_s)
         ranked = sorted(((self._running_rank(job), job) for job in prefills if not job.short), reverse=True)
         closed = False
         while draft.left > 0 and (draft.forced or draft.spare_s > 0):
@@ -211,7 +222,7 @@ class Planner:
         sequence, cost = job.sequence, self._cost.coefficients
         start = sequence.num_scheduled
         most = min(len(sequence.tokens) - start, draft.left)
-        count = policy.chunk_tokens(start, most, draft.spare_s, cost[1], cost[3])
+        count = policy.chunk_tokens(start, most, draft.spare_s + draft.stretch_s, cost[1], cost[3])
         count = min(max(count, int(draft.forced)), self._kv.room(sequence) - start)
         if count < 1:
             if most and self._kv.room(sequence) <= start:
@@ -243,3 +254,4 @@ class Planner:
         draft.kv_tokens += read
         draft.spare_s -= cost[1] * count + cost[3] * read
         draft.forced = False
+        draft.stretch_s = 0.0

@@ -11,6 +11,12 @@ joined before t + r/a: one that joins later ranks at least aÂ·(t + r/a) = r + aÂ
 most `max_model_tokens`, so nothing that joins more than max_model_tokens/a seconds later gets a token of prefill
 first. The only other wait is for a page that somebody else is computing, who then inherits the waiter's rank. Every
 plan with prefill to do gives the first in rank at least one token.
+
+**A step that nobody decodes in** may take STRETCH times the target for the prompt that is first in rank, and only for
+it. The target bounds what prefill adds to the wait between two tokens of others; where there are none, a short step
+buys nothing and reads all weights once more. What it costs: a newcomer, a cancellation and a deadline are seen at the
+next plan, STRETCH - 1 targets later at most. The prompts behind the first join only while the ordinary budget lasts,
+so none of them holds up the first token of the one before it. Before any step has been measured there is no stretch.
 """
 
 from __future__ import annotations
@@ -19,6 +25,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from penstock.sched.job import Job, Rank
+
+STRETCH = 3.0
 
 
 def rank(priority: int, remaining_tokens: int, joined_s: float, age_tokens_per_s: float, id: int) -> Rank:
@@ -29,6 +37,11 @@ def rank(priority: int, remaining_tokens: int, joined_s: float, age_tokens_per_s
 def step_budget_s(decode_only_s: float, target_s: float, slack: float) -> float:
     """Seconds that a step with prefill may take."""
     return max(target_s, slack * decode_only_s)
+
+
+def stretch_s(target_s: float) -> float:
+    """Seconds beyond the ordinary budget that the first in rank may take where nobody decodes."""
+    return (STRETCH - 1.0) * target_s
 
 
 def chunk_tokens(start: int, most: int, spare_s: float, token_s: float, read_s: float) -> int:

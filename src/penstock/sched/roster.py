@@ -18,10 +18,10 @@ many preemptions, and between two of them somebody gets a row:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from penstock.core import EngineConfig, SequenceState
+from penstock.core import EngineConfig, Row, SequenceState
 from penstock.kv import KvManager
 from penstock.sched.job import Job
 from penstock.sched.policy import choose_victim
@@ -173,7 +173,9 @@ class Roster:
         job.reset()
         self._requeue(job)
 
-    def rotate(self, served: list[Job]) -> None:
-        """Moves the served to the end, where a step could not hold everybody's row."""
-        for job in served:
+    def rotate(self, served: Iterable[Row]) -> None:
+        """Moves those who got a row to the end, where a step could not hold everybody's."""
+        for row in served:
+            job = self.by_slot[row.slot]
+            assert job is not None, "a row without a job"
             self.jobs[job.sequence.id] = self.jobs.pop(job.sequence.id)

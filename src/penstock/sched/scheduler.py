@@ -187,45 +187,58 @@ class Scheduler:
         self._cost.observe(features, result.duration_s)
         outcomes = self._expired
         self._expired = []
-        by_slot = self._roster.by_slot
+        by_slot, page_tokens, add = self._roster.by_slot, self._config.page_tokens, outcomes.append
         for row, row_result in zip(plan.rows, result.rows, strict=True):
-            job = by_slot[row.slot]
+            job = by_slot[row[0]]
             assert job is not None, "a slot was let go before its last step"
+            tokens = row_result[0]
+            # One token after one token, the sample goes on: nearly every row of nearly every step. By index, as names
+            # of a named tuple and its unpacking take a multiple: no prompt logprobs, no drafts, no error.
+            if (
+                len(tokens) == len(row[2]) == 1
+                and row[1] < job.covered
+                and row_result[2] is None
+                and not (row_result[3] or row_result[5] or job.ended or job.doomed)
+                and tokens[0] not in job.stops
+            ):
+                sequence = job.sequence
+                known = sequence.tokens
+                if len(known) + 1 < job.limit and sequence.first_token_s >= 0.0:
+                    job.steps -= 1
+                    if job.sampled_step == step:
+                        job.sampled_step = -1
+                    known.append(tokens[0])
+                    sequence.num_computed = computed = row[1] + 1
+                    if computed % page_tokens == 0:
+                        self._kv.commit(sequence)
+                    add(new_tuple(Outcome, (sequence, tokens, row_result[1], None, None, None, None)))
+                    continue
             job.steps -= 1
             if job.sampled_step == step:
                 job.sampled_step = -1
-            if job.ended:
-                if job.steps == 0:
-                    self._roster.vacate(job)
-                continue
-            outcome = self._book(job, row, row_result, now)
+            outcome = self._settle(job, row, row_result, now)
             if outcome is not None:
-                outcomes.append(outcome)
-            if job.doomed and job.steps == 0:
-                self._roster.preempt(job)
+                add(outcome)
         return tuple(outcomes)
+
+    def _settle(self, job: Job, row: Row, result: RowResult, now: float) -> Outcome | None:
+        """Books a row of any kind; what ended or lost its pages meanwhile lets go of them with the last step."""
+        if job.ended:
+            if job.steps == 0:
+                self._roster.vacate(job)
+            return None
+        outcome = self._book(job, row, result, now)
+        if job.doomed and job.steps == 0:
+            self._roster.preempt(job)
+        return outcome
 
     def _book(self, job: Job, row: Row, result: RowResult, now: float) -> Outcome | None:
         """Applies one row's result to its sequence."""
-        tokens, logprobs, prompt_logprobs, drafts, _, error = result
-        if error is not None:
-            return self._end(job, FinishReason.ERROR, error=error, poisoned=True)
+        tokens = result.tokens
+        if result.error is not None:
+            return self._end(job, FinishReason.ERROR, error=result.error, poisoned=True)
         sequence = job.sequence
         before = sequence.num_computed
-        # One token after one token, the sample goes on: nearly every row of nearly every step.
-        if (
-            len(tokens) == len(row.tokens) == 1
-            and not drafts
-            and prompt_logprobs is None
-            and sequence.first_token_s >= 0
-        ):
-            known = sequence.tokens
-            if len(known) + 1 < job.limit and tokens[0] not in job.stops:
-                known.append(tokens[0])
-                sequence.num_computed = before + 1
-                if sequence.num_computed % self._config.page_tokens == 0:
-                    self._kv.commit(sequence)
-                return new_tuple(Outcome, (sequence, tokens, logprobs, None, None, None, None))
         # Drafts that were not accepted leave nothing behind: their positions are computed again.
         sequence.num_computed = row.start + row.num_tokens - row.num_drafts + max(0, len(tokens) - 1)
         if row.num_drafts:

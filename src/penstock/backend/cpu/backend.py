@@ -34,6 +34,7 @@ KV_TYPES = {"f32": 0, "bf16": 1, "int8": 2}
 PAGE_MULTIPLE = 16  # positions of a tile of stored keys
 _ERRORS = {1: "invalid_logits", 2: "empty_mask"}
 _SEED_MASK = 2**64 - 1
+_MAX_PLAIN_RESULTS = 16_384  # tokens whose result is kept: 4 MB; a tenth of a vocabulary is nearly all of a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class CpuBackend:
             KV_TYPES[self.kv_type],
         )
         self._closed = False
+        self._plain_results: dict[tuple[int, ...], RowResult] = {}
 
     @property
     def tier(self) -> str:
@@ -164,7 +166,23 @@ class CpuBackend:
             if self._closed:
                 raise EngineUnavailable("The backend was closed while a step ran.") from error
             raise
-        return StepResult(ticket.step, tuple([_row_result(*row) for row in rows]), duration_s)
+        return StepResult(ticket.step, self._results(rows), duration_s)
+
+    def _results(self, rows: list[_RawRow]) -> tuple[RowResult, ...]:
+        """The rows as they are reported; those that are nothing but a token are made once a token and kept."""
+        known = self._plain_results
+        if len(known) > _MAX_PLAIN_RESULTS:
+            known.clear()
+        results: list[RowResult] = []
+        for tokens, error, logprobs, prompt_logprobs in rows:
+            if error or logprobs is not None or prompt_logprobs is not None:
+                results.append(_row_result(tokens, error, logprobs, prompt_logprobs))
+                continue
+            result = known.get(tokens)
+            if result is None:
+                result = known[tokens] = RowResult(tokens)
+            results.append(result)
+        return tuple(results)
 
     def peek_logits(self, ticket: Ticket) -> npt.NDArray[np.float32]:
         """Raw logits of the step's sampling positions in row order; call it before `finish`.  # [N, V] f32."""
@@ -245,11 +263,12 @@ def _shared(pool: Pool, options: CpuOptions) -> Pool:
 _Raw = list[tuple[int, float, int, tuple[tuple[int, float], ...]]]
 
 
+_RawRow = tuple[tuple[int, ...], int, _Raw | None, _Raw | None]
+
+
 def _row_result(tokens: tuple[int, ...], error: int, logprobs: _Raw | None, prompt_logprobs: _Raw | None) -> RowResult:
     if error:
         return RowResult(error=_ERRORS[error])
-    if logprobs is None and prompt_logprobs is None:
-        return RowResult(tokens)
     return RowResult(tokens, _logprobs(logprobs), _logprobs(prompt_logprobs))
 
 
