@@ -12,10 +12,9 @@ import pytest
 
 pytest.importorskip("torch", reason="kernels compute on torch tensors")
 
-# Triton made for GPUs may be here already: transformers imports it. What it holds in machine code stays.
-for _name in [*sys.modules]:
-    if (_name.split(".")[0] == "triton" and not _name.startswith("triton._C")) or _name.startswith("penstock.backend.torch.triton"):
-        del sys.modules[_name]
+# Kernels made for a GPU may be here already.
+for _name in [each for each in sys.modules if each.startswith("penstock.backend.torch.triton")]:
+    del sys.modules[_name]
 
 _BEFORE = os.environ.get("TRITON_INTERPRET")
 os.environ["TRITON_INTERPRET"] = "1"
@@ -23,6 +22,7 @@ try:
     pytest.importorskip("triton", reason="kernels are written in Triton")
     from triton.runtime import interpreter
 
+    import penstock.backend.torch.triton  # noqa: F401
 finally:
     if _BEFORE is None:
         del os.environ["TRITON_INTERPRET"]

@@ -34,3 +34,32 @@ def lay_out(rows, positions, page_tokens, seed=0):
 
 def place(batch, sequence, position, page_tokens):
     return int(batch.tables[sequence, position // page_tokens]), position % page_tokens
+
+
+def fill(pages, batch, rows, seed=0):
+    """Random keys and values at every position up to the last of each sequence; the rest stays poisoned."""
+    made = torch.Generator().manual_seed(seed)
+    page_tokens, kv_heads, dim = pages.keys.shape[1:]
+    most = {torch.int8: 127, torch.float8_e4m3fn: 448}.get(pages.keys.dtype)
+    for sequence, count in enumerate(rows):
+        for position in range(int(batch.positions[sequence]) + count):
+            page, inside = place(batch, sequence, position, page_tokens)
+            for array, scales in ((pages.keys, pages.key_scales), (pages.values, pages.value_scales)):
+                x = torch.randn(kv_heads, dim, generator=made)
+                if scales is None:
+                    array[page, inside] = x.to(array.dtype)
+                else:
+                    scales[page, inside] = x.abs().amax(-1) / most
+                    codes = x / scales[page, inside][:, None]
+                    array[page, inside] = (codes.round() if most == 127 else codes).to(array.dtype)
+
+
+def gathered(pages, batch, sequence, count):
+    """(keys, values) of the first positions of a sequence as f64.  # [count, K, D]."""
+    page_tokens = pages.keys.shape[1]
+    where = [place(batch, sequence, position, page_tokens) for position in range(count)]
+    found = []
+    for array, scales in ((pages.keys, pages.key_scales), (pages.values, pages.value_scales)):
+        x = torch.stack([array[p, i].double() for p, i in where])
+        found.append(x if scales is None else x * torch.stack([scales[p, i].double() for p, i in where])[..., None])
+    return found

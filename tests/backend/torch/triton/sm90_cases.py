@@ -1,14 +1,18 @@
 """Launches whose kernels are compiled for Hopper: shapes as large as real ones, memory never touched."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 
 from penstock.backend.torch.triton import (
+    Attend,
     Batch,
     HeadNorm,
     Pages,
     Rotary,
+    attend_decode,
+    attend_prefill,
     gated_activation,
     int8_rows,
     kv_write,
@@ -62,3 +66,11 @@ def write_case(kind: torch.dtype) -> None:
 CASES["norm"] = partial(norm_case, BF16)
 CASES |= {f"activation_{name}": partial(activation_case, name) for name in ACTIVATIONS}
 CASES |= {f"kv_write_{kind}": partial(write_case, kind) for kind in STORED}
+
+
+def attend_case(attend_rows: Callable[..., torch.Tensor], kind: torch.dtype, rows: int = 1) -> None:
+    attend_rows(torch.empty(32, 32, 128, dtype=BF16), pages_of(kind), batch_of(32 // rows, rows), Attend(0.1))
+
+
+CASES |= {f"decode_{kind}": partial(attend_case, attend_decode, kind) for kind in STORED}
+CASES |= {f"prefill_{kind}": partial(attend_case, attend_prefill, kind, 32) for kind in STORED}

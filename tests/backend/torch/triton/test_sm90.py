@@ -31,5 +31,16 @@ def test_no_kernel_spills_or_outgrows_shared_memory(compiled):
     for case, kernels in compiled.items():
         assert kernels, case
         for kernel in kernels:
-            assert kernel.get("local", 0) == 0 and kernel.get("stack", 0) == 0, (case, kernel)
+            assert kernel.get("local", 0) == 0 and kernel.get("stack", 0) <= 32, (
+                case,
+                kernel,
+            )  # eight registers at most
             assert kernel["shared"] <= 227 * 1024, (case, kernel)
+
+
+def test_decode_and_prefill_take_the_same_instructions(compiled):
+    for kind in ("torch.bfloat16", "torch.int8", "torch.float8_e4m3fn"):
+        split, _merge = compiled[f"decode_{kind}"]
+        (prefill,) = compiled[f"prefill_{kind}"]
+        for kernel in (split, prefill):
+            assert kernel["wgmma"] == ["k16.f32.bf16"] and kernel["mma"] == []

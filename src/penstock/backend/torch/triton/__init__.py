@@ -5,16 +5,22 @@ batch: see each file for how.
 """
 
 from penstock.backend.torch.triton.activation import gated_activation
+from penstock.backend.torch.triton.attention_decode import attend_decode
+from penstock.backend.torch.triton.attention_prefill import attend_prefill
+from penstock.backend.torch.triton.attention_split import Attend
 from penstock.backend.torch.triton.kv_write import Batch, HeadNorm, Pages, Rotary, kv_write
 from penstock.backend.torch.triton.linear import linear
 from penstock.backend.torch.triton.norm import Codes, int8_rows, rms_norm, rms_norm_int8
 
 __all__ = [
+    "Attend",
     "Batch",
     "Codes",
     "HeadNorm",
     "Pages",
     "Rotary",
+    "attend_decode",
+    "attend_prefill",
     "gated_activation",
     "int8_rows",
     "kv_write",

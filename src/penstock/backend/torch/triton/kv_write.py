@@ -113,7 +113,7 @@ def turned_heads(
     NORM: tl.constexpr,
     WIDEN: tl.constexpr,
 ) -> tl.tensor:
-    """Heads of one token, normed and rotated: a·c - b·s and b·c + a·s, each product rounded.  # [HEADS, BLOCK_D] f32."""
+    """Heads of one token, normed and rotated: a·c - b·s and b·c + a·s, products rounded.  # [HEADS, BLOCK_D] f32."""
     h = tl.arange(0, HEADS)[:, None]
     d = tl.arange(0, BLOCK_D)
     inside = (h < heads) & (d < DIM)[None, :]
@@ -269,7 +269,7 @@ def kv_write(
         ValueError: shapes or kinds that do not fit.
     """
     _check(qkv, pages, batch, rotary, norm)
-    q, k, v = qkv
+    q, k, _ = qkv
     tokens, heads, dim = q.shape
     q_out = torch.empty(tokens, heads, dim, dtype=q.dtype, device=q.device)
     if not tokens:
@@ -288,12 +288,8 @@ def kv_write(
         batch.positions,
         *((rotary.cos, rotary.sin) if rotary else (q_out, q_out)),
         *((norm.q_weight, norm.k_weight, num) if norm else (q_out, q_out, num)),
-        heads,
-        kv_heads,
-        q.stride(0),
-        k.stride(0),
-        v.stride(0),
-        batch.tables.stride(0),
+        *(heads, kv_heads),
+        *(each.stride(0) for each in (*qkv, batch.tables)),
         norm.eps if norm else 0.0,
         B=pages.keys.shape[1],
         DIM=dim,
