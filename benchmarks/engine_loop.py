@@ -138,7 +138,7 @@ def build(rows, context, steps, text):
     pages = context // PAGE_TOKENS + rows * (-(-(OWN_TOKENS + steps + 64) // PAGE_TOKENS) + 1)
     config = EngineConfig(total, VOCAB, (pages,), max_running=rows, page_tokens=PAGE_TOKENS, max_step_tokens=4096)
     cpu = CpuOptions(max_model_tokens=total, max_running=rows, max_step_tokens=4096, page_tokens=PAGE_TOKENS)
-    backend = CpuBackend(spec, random_weights(spec, Storage.BF16), cpu)
+    backend = CpuBackend(spec, random_weights(spec, Storage.BF16, Storage.BF16), cpu)
     backend.allocate((pages,))
     scheduler = Scheduler(config, KvManager(backend.kv_groups, config))
     engine = Engine(config, scheduler, backend, text)

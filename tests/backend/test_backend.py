@@ -14,8 +14,10 @@ from penstock.core import (
     EngineUnavailable,
     Output,
     OutputKind,
+    RowResult,
     SamplingParams,
     StepPlan,
+    TokenLogprobs,
 )
 from penstock.model import KV_COSTS
 
@@ -244,3 +246,17 @@ def test_stored_keys_and_values_that_are_not_finite_fail_their_row_alone(kv_type
     clean.open(0, [1, 2, 3, 4])
     assert (rows[0].error, rows[0].tokens) == ("invalid_logits", ())
     assert rows[1].tokens == clean.prefill(0, [1, 2, 3, 4], [3])[-1][0].tokens
+
+
+def test_results_that_are_nothing_but_a_token_are_shared_and_bounded(monkeypatch):
+    monkeypatch.setattr("penstock.backend.cpu.backend._MAX_PLAIN_RESULTS", 2)
+    backend = CpuBackend.__new__(CpuBackend)
+    backend._plain_results = {}
+    raw = [((5,), 0, None, None), ((5,), 0, None, None), ((6,), 0, [(6, -1.0, 1, ())], None), ((7,), 1, None, None)]
+    first, second, spoken, failed = backend._results(raw)
+    assert first == second == RowResult((5,)) and first is second
+    assert spoken == RowResult((6,), (TokenLogprobs(6, -1.0, 1, ()),))
+    assert failed == RowResult(error="invalid_logits")
+    for token in range(20):
+        assert backend._results([((token,), 0, None, None)]) == (RowResult((token,)),)
+        assert len(backend._plain_results) <= 3
