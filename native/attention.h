@@ -11,6 +11,8 @@ enum class KvType : int32_t { f32 = 0, bf16 = 1, int8 = 2 };
 constexpr int64_t kTile = 16;    // positions of a tile: keys lie [padded][16], values [16][padded]
 constexpr int64_t kSplit = 256;  // positions that share one softmax maximum
 
+constexpr int64_t kScoreStride = kSplit + 16;  // floats between rows of scores, so that rows do not compete for sets of the cache
+
 // One layer's pages. A page holds, for each kv head, page_tokens / 16 tiles of keys and then as many of values; a head's dimensions are
 // padded with zeros to a multiple of 16. A tile of int8 codes is followed by its sixteen positions' f32 scales, 64 bytes that keep the
 // next tile on a cache line. Tier code reads the fields only: an inline member would be a weak symbol there.
@@ -47,7 +49,9 @@ struct AttendArgs {
 };
 
 // Floats of scratch that a piece of work with that many (query, head) rows needs.
-inline int64_t attend_scratch(int64_t rows, int64_t padded) { return rows * (3 * padded + kSplit + 4); }
+inline int64_t attend_scratch(int64_t rows, int64_t padded) {
+  return rows * (2 * padded + kScoreStride) + kSplit + 6 * (rows + 16);
+}
 
 // Stores one position's keys and values, rounded to the pages' type. k, v: [heads, dim] f32. As int8, each head has the scale max|x| / 127
 // and codes rounded to nearest even; one with NaN or infinity in it reads as NaN, one all below 2^-119 as zeros.

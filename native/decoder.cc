@@ -12,7 +12,7 @@
 namespace penstock {
 namespace {
 
-constexpr int64_t kQueryRows = 32;    // (query, head) rows of one piece of attention
+constexpr int64_t kQueryRows = 48;    // (query, head) rows of one piece of attention
 constexpr int64_t kLogprobRows = 64;  // positions whose logits exist at once for prompt logprobs
 
 // In place: each head's norm, or one over all heads together.
@@ -140,20 +140,32 @@ void Decoder::prepare_heads(size_t layer) {
   });
 }
 
+// Fills items_: of each slot, head by head, so that a head's keys and values stay in cache, the deepest queries first, so that what is
+// left to the end is small.
+void Decoder::list_attention(int64_t num_kv_heads, int64_t block) {
+  const int64_t tokens = static_cast<int64_t>(batch_.size());
+  items_.clear();
+  for (int64_t first = 0; first < tokens;) {
+    const int32_t slot = batch_[static_cast<size_t>(first)].slot;
+    int64_t end = first + 1;
+    while (end < tokens && batch_[static_cast<size_t>(end)].slot == slot) ++end;
+    for (int64_t h = 0; h < num_kv_heads; ++h) {
+      for (int64_t last = end; last > first; last -= std::min(block, last - first)) {
+        const int64_t begin = std::max(first, last - block);
+        items_.push_back({slot, begin, last - begin, h});
+      }
+    }
+    first = end;
+  }
+}
+
 void Decoder::attend_all(size_t layer) {
   const LayerFacts& f = model_.layers[layer];
   const KvLayer kv = kv_layer(layer);
   const int64_t dim = f.head_dim, group = f.num_heads / f.num_kv_heads, width = f.num_heads * dim;
   const int64_t tokens = static_cast<int64_t>(batch_.size());
   const int64_t block = std::max<int64_t>(1, kQueryRows / group);
-  items_.clear();
-  for (int64_t first = 0; first < tokens;) {
-    const int32_t slot = batch_[static_cast<size_t>(first)].slot;
-    int64_t count = 1;
-    while (count < block && first + count < tokens && batch_[static_cast<size_t>(first + count)].slot == slot) ++count;
-    for (int64_t h = 0; h < f.num_kv_heads; ++h) items_.push_back({slot, first, count, h});
-    first += count;
-  }
+  list_attention(f.num_kv_heads, block);
   float* out = attended_.need(tokens * width);
   const int64_t scratch_floats = (attend_scratch(block * group, kv.padded) + 15) / 16 * 16;
   float* scratch = scratch_.need(scratch_floats * pool_.threads());

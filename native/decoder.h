@@ -226,6 +226,7 @@ class Decoder {
   void embed();
   void attention_block(size_t layer);
   void prepare_heads(size_t layer);
+  void list_attention(int64_t num_kv_heads, int64_t block);
   void attend_all(size_t layer);
   void mlp_block(size_t layer);
   void dense_mlp(const LayerFacts& facts, const GatedMlp& mlp, int64_t width, float* out);

@@ -6,6 +6,7 @@
 //           store(p, v) store_n(p, v, n) store_bf16(p, v) store_bf16_n(p, v, n)      n in [0, 16]; missing lanes load as +0
 //           + - * /  fma(a, b, c) = a·b + c  fnma(a, b, c) = c - a·b  sqrt neg abs
 //           max(a, b) = a > b ? a : b   min(a, b) = a < b ? a : b   round_even(v)
+//           times_power(a, n): a · 2^n, n an integer in [-126, 127]
 //           lt(a, b) le(a, b) is_nan(v) → mask16;  select(mask, a, b)
 //           sum(v): lanes i + (i+8), then +4, +2, +1;  max_lane(v): the same tree with max
 //   i32x16  set1_i32(x) load_i32(p) store_i32(p, v) + - * & |  shl<n>(v) shr<n>(v) (arithmetic)
@@ -46,7 +47,9 @@ inline i32x16 bf16_bits(f32x16 v) {
   return select(is_nan(v), bits | set1_i32(0x400000), rounded);
 }
 
-#if !defined(PENSTOCK_TIER_AVX512)  // which has masks for these
+#if !defined(PENSTOCK_TIER_AVX512)  // which has masks and an instruction for these
+inline f32x16 times_power(f32x16 a, f32x16 n) { return a * as_f32(shl<23>(to_i32(n) + set1_i32(127))); }
+
 inline void store_bf16_n(uint16_t* p, f32x16 v, int n) {
   uint16_t lanes[16];
   store_bf16(lanes, v);

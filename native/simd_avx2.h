@@ -167,8 +167,8 @@ constexpr int32_t dot_bias() {
   return 0;
 }
 
-constexpr int kAttendRows = 4;           // rows of attention that share a load of keys or values
-constexpr int kAttendBlock = 4;          // rows × 16 dimensions of values kept in registers
+constexpr int kAttendRows = 6;           // rows of attention that share a load of keys or values
+constexpr int kAttendBlock = 6;          // rows × 16 dimensions of values kept in registers
 constexpr int kCodeRows = 4;             // rows × 16 · kHalves channels kept in registers by the code kernel
 constexpr bool kDirectCodes = true;      // few rows read packed codes as they are, not unpacked to bytes first
 constexpr int kDirectFours = kCodeRows;  // rows up to which this holds for codes of four bits without a codebook

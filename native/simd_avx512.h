@@ -45,6 +45,7 @@ inline f32x16 sqrt(f32x16 a) { return {_mm512_sqrt_ps(a.v)}; }
 inline f32x16 max(f32x16 a, f32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline f32x16 min(f32x16 a, f32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline f32x16 round_even(f32x16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline f32x16 times_power(f32x16 a, f32x16 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 inline mask16 lt(f32x16 a, f32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
 inline mask16 le(f32x16 a, f32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
 inline mask16 is_nan(f32x16 a) { return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)}; }
@@ -129,8 +130,8 @@ constexpr int32_t dot_bias() {
   return 0;
 }
 
-constexpr int kAttendRows = 8;       // rows of attention that share a load of keys or values
-constexpr int kAttendBlock = 16;     // rows × 16 dimensions of values kept in registers
+constexpr int kAttendRows = 12;      // rows of attention that share a load of keys or values
+constexpr int kAttendBlock = 24;     // rows × 16 dimensions of values kept in registers
 constexpr int kCodeRows = 6;         // rows × 16 · kHalves channels kept in registers by the code kernel
 constexpr bool kDirectCodes = true;  // few rows read packed codes as they are, not unpacked to bytes first
 constexpr int kDirectFours = 96;     // rows up to which this holds for codes of four bits without a codebook
