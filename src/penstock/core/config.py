@@ -24,6 +24,7 @@ class EngineConfig:
         pages: pages of each KV group.
         prefix_cache: whether finished pages stay findable.
         step_target_s: prefill joins while the predicted step is ≤ max(step_target_s, step_slack × decode-only step).
+            Where nobody decodes, the first prompt in rank may take three times as long.
         step_slack: see step_target_s.
         age_tokens_per_s: ageing of waiting prefill: a request's rank falls by this many tokens a second.
         max_preemptions: after this many a sequence runs fully reserved.
