@@ -1,5 +1,6 @@
 """Weight layouts and dequantizers: the one truth that model, backend, quant and native share."""
 
+from penstock.formats.gguf_blocks import dequantize_bytes
 from penstock.formats.mapped import drop_pages
 from penstock.formats.pack_cache import CacheProblem, PackCache, default_folder, default_max_bytes
 from penstock.formats.packed import (
@@ -44,6 +45,7 @@ __all__ = [
     "array_bytes",
     "default_folder",
     "default_max_bytes",
+    "dequantize_bytes",
     "drop_pages",
     "foreign_bytes",
     "num_bytes",

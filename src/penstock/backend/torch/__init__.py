@@ -1,4 +1,9 @@
-"""What needs PyTorch on a device: today a measurement of its limits, run as a process of its own.
+"""What needs PyTorch: the reference backend, on a CPU or a GPU. Importing this door imports torch.
 
-Knows nothing about the serving path. Invariant: nothing outside this package imports it; importing it imports no torch.
+`penstock.backend.torch.limits` is a program of its own that measures a GPU. Invariant: only `penstock.assemble` enters
+here, once a device was chosen.
 """
+
+from penstock.backend.torch.backend import TorchBackend, TorchOptions, TorchTicket
+
+__all__ = ["TorchBackend", "TorchOptions", "TorchTicket"]
