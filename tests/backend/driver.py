@@ -3,18 +3,34 @@
 import threading
 
 import numpy as np
+import pytest
 
 from penstock.backend.cpu import CpuBackend, CpuOptions
 from penstock.core import NO_OUTPUT, SAMPLE, Opened, Row, SamplingParams, StepPlan
+from penstock.engine import WallClock
 
 GREEDY = SamplingParams(temperature=0.0)
 
 
-def make_backend(spec, weights, *, pages=64, max_model_tokens=512, **options):
-    defaults = {"max_running": 16, "max_step_tokens": 1024, "page_tokens": 16, "threads": 1, "kv_type": "f32"}
-    backend = CpuBackend(spec, weights, CpuOptions(max_model_tokens=max_model_tokens, **(defaults | options)))
+def make_backend(spec, weights, *, kind="cpu", pages=64, **options):
+    defaults = {"max_model_tokens": 512, "max_running": 16, "max_step_tokens": 1024, "page_tokens": 16}
+    options = defaults | {"threads": 1, "kv_type": "f32"} | options
+    if kind == "cpu":
+        backend = CpuBackend(spec, weights, CpuOptions(**options))
+    else:
+        backend = make_torch_backend(spec, weights, options)
     backend.allocate((pages,) * len(backend.kv_groups))
     return backend
+
+
+def make_torch_backend(spec, weights, options):
+    """On the CPU, with as many threads as asked; a tier means nothing to it."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from penstock.backend.torch import TorchBackend, TorchOptions
+
+    options.pop("isa", None)
+    torch.set_num_threads(options.pop("threads"))
+    return TorchBackend(spec, weights, TorchOptions(**options), WallClock())
 
 
 def await_pack_cache():

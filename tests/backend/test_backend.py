@@ -1,10 +1,11 @@
-"""The CPU backend's own promises: outputs, slots, masks, group codes, refusals, the end."""
+"""What every backend promises: outputs, slots, masks, group codes, refusals, the end."""
 
 import threading
 
 import numpy as np
 import pytest
-from tests.backend.driver import Driver, make_backend
+from tests.backend import driver as drivers
+from tests.backend.driver import Driver
 from tests.backend.reference import make_spec, random_weights, reference_logits, weight_map
 
 from penstock.backend.cpu import CpuBackend, CpuOptions, compute_tiers, default_threads
@@ -40,7 +41,7 @@ def ask(first, count, k, sample=False):
 
 
 @pytest.mark.parametrize("chunks", [(90,), (1, 89), (40, 30, 20), (64, 25, 1)])
-def test_prompt_logprobs_are_those_of_the_reference(chunks):
+def test_prompt_logprobs_are_those_of_the_reference(make_backend, chunks):
     tokens = tokens_of(90)
     expected = log_softmax(reference_logits(SPEC, ARRAYS, tokens, 512))
     driver = Driver(make_backend(SPEC, WEIGHTS))
@@ -62,7 +63,7 @@ def test_prompt_logprobs_are_those_of_the_reference(chunks):
         assert [t for t, _ in entry.top] == list(np.argsort(-row, kind="stable")[:3])
 
 
-def test_sampled_logprobs_are_of_the_raw_distribution():
+def test_sampled_logprobs_are_of_the_raw_distribution(make_backend):
     tokens = tokens_of(20)
     row = log_softmax(reference_logits(SPEC, ARRAYS, tokens, 512))[-1]
     bias = SamplingParams(temperature=0.0, logprobs=2, logit_bias=((7, 100.0),))
@@ -76,13 +77,13 @@ def test_sampled_logprobs_are_of_the_raw_distribution():
     assert [t for t, _ in entry.top] == list(np.argsort(-row, kind="stable")[:2])
 
 
-def test_no_output_rows_give_nothing():
+def test_no_output_rows_give_nothing(make_backend):
     driver = Driver(make_backend(SPEC, WEIGHTS))
     driver.open(0, tokens_of(8))
     assert driver.step(driver.row(0, 0, tokens_of(8), NO_OUTPUT)).rows[0] == ((), None, None, (), None, None)
 
 
-def test_masks_allow_only_their_tokens():
+def test_masks_allow_only_their_tokens(make_backend):
     driver = Driver(make_backend(SPEC, WEIGHTS))
     driver.open(0, tokens_of(8))
     mask = bytearray((SPEC.vocab + 7) // 8)
@@ -92,7 +93,7 @@ def test_masks_allow_only_their_tokens():
     assert empty.error == "empty_mask"
 
 
-def test_a_mask_of_another_length_is_refused():
+def test_a_mask_of_another_length_is_refused(make_backend):
     backend = make_backend(SPEC, WEIGHTS)
     driver = Driver(backend)
     driver.open(0, tokens_of(8))
@@ -100,7 +101,7 @@ def test_a_mask_of_another_length_is_refused():
         driver.step(driver.row(0, 0, tokens_of(8)), masks={0: b"\xff"})
 
 
-def test_penalties_see_prompt_and_output():
+def test_penalties_see_prompt_and_output(make_backend):
     tokens = [5, 5, 9]
     heavy = SamplingParams(temperature=0.0, presence_penalty=2.0, repetition_penalty=10.0, frequency_penalty=2.0)
     driver = Driver(make_backend(SPEC, WEIGHTS))
@@ -119,7 +120,7 @@ def test_penalties_see_prompt_and_output():
         seen.append(token)
 
 
-def test_slots_are_used_again_without_a_trace():
+def test_slots_are_used_again_without_a_trace(make_backend):
     driver = Driver(make_backend(SPEC, WEIGHTS, max_running=2))
     tokens = tokens_of(30)
     driver.open(0, tokens)
@@ -132,17 +133,21 @@ def test_slots_are_used_again_without_a_trace():
     assert driver.step(driver.row(0, 0, tokens)).rows[0].tokens == first
 
 
-def test_one_group_and_its_size():
+def test_one_group_and_its_size(make_backend):
     backend = make_backend(SPEC, WEIGHTS)
     [group] = backend.kv_groups
     assert (group.name, group.layers, group.window) == ("full", (0, 1), None)
     assert group.bytes_per_page == 2 * 2 * 2 * 16 * 16 * 4  # layers, keys and values, heads, tokens, dims, bytes
     assert backend.weight_bytes == sum(a.nbytes for a in ARRAYS.values() if a.ndim == 2)
-    assert backend.tier in compute_tiers()
+
+
+def test_the_tier_has_a_name():
+    assert drivers.make_backend(SPEC, WEIGHTS).tier in compute_tiers()
+    assert drivers.make_backend(SPEC, WEIGHTS, kind="torch").tier == "torch-cpu-f32"
     assert default_threads() >= 1
 
 
-def test_pages_can_be_read_and_written():
+def test_pages_can_be_read_and_written(make_backend):
     driver = Driver(make_backend(SPEC, WEIGHTS))
     tokens = tokens_of(16)
     driver.open(0, tokens)
@@ -157,13 +162,13 @@ def test_pages_can_be_read_and_written():
         driver.backend.read_page(0, 64)
 
 
-def test_a_step_takes_time_and_says_how_much():
+def test_a_step_takes_time_and_says_how_much(make_backend):
     driver = Driver(make_backend(SPEC, WEIGHTS))
     driver.open(0, tokens_of(64))
     assert 0 < driver.step(driver.row(0, 0, tokens_of(64))).duration_s < 60
 
 
-def test_other_threads_run_while_a_step_does():
+def test_other_threads_run_while_a_step_does(make_backend):
     """finish blocks without the GIL: a second Python thread gets through meanwhile."""
     spec = make_spec(hidden=256, intermediate=512)
     backend = make_backend(spec, weight_map(random_weights(spec)), isa="scalar")
@@ -185,7 +190,7 @@ def test_other_threads_run_while_a_step_does():
     assert len(ticks) > 3
 
 
-def test_close_ends_a_step_under_way():
+def test_close_ends_a_step_under_way(make_backend):
     spec = make_spec(hidden=256, intermediate=512, num_layers=8)
     backend = make_backend(spec, weight_map(random_weights(spec)), isa="scalar")
     driver = Driver(backend)
@@ -216,15 +221,18 @@ def test_impossible_options_are_refused(changes, message):
         CpuBackend(SPEC, WEIGHTS, CpuOptions(**(OPTIONS | changes)))
 
 
-def test_too_many_pages_are_a_config_error():
+@pytest.mark.parametrize("kind", ["cpu", "torch"])
+def test_too_many_pages_are_a_config_error(kind):
     backend = CpuBackend(SPEC, WEIGHTS, CpuOptions(**OPTIONS))
+    if kind == "torch":
+        backend = drivers.make_torch_backend(SPEC, WEIGHTS, OPTIONS | {"threads": 1})
     with pytest.raises(ConfigError, match=r"KV|range"):
         backend.allocate((2**50,))
     with pytest.raises(ConfigError, match="KV groups full"):
         backend.allocate((1, 1))
 
 
-def test_rows_beyond_the_step_budget_are_refused():
+def test_rows_beyond_the_step_budget_are_refused(make_backend):
     driver = Driver(make_backend(SPEC, WEIGHTS, max_step_tokens=8))
     driver.open(0, tokens_of(9))
     with pytest.raises(ValueError, match="max_step_tokens"):
@@ -233,7 +241,7 @@ def test_rows_beyond_the_step_budget_are_refused():
 
 @pytest.mark.parametrize("kv_type", KV_COSTS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_stored_keys_and_values_that_are_not_finite_fail_their_row_alone(kv_type, bad):
+def test_stored_keys_and_values_that_are_not_finite_fail_their_row_alone(make_backend, kv_type, bad):
     """Token 7's hidden state is not finite; what follows it sees that through the KV alone."""
     arrays = ARRAYS | {"embed": ARRAYS["embed"].copy()}
     arrays["embed"][7] = bad

@@ -29,10 +29,12 @@ def tokens_of(count, seed=1):
     return [int(t) for t in np.random.default_rng(seed).integers(0, SPEC.vocab, count)]
 
 
-@pytest.fixture(scope="module", params=["bf16", "int8"])
+@pytest.fixture(scope="module", params=[("cpu", "bf16"), ("cpu", "int8"), ("torch", "bf16")], ids=" ".join)
 def backend_of(request):
-    """Makes a backend of that KV type."""
-    return lambda **options: make_backend(SPEC, WEIGHTS, **({"kv_type": request.param} | options))
+    """Makes a backend of that kind and KV type."""
+    kind, kv_type = request.param
+    fixed = {"kind": kind, "kv_type": kv_type} | ({"threads": 1} if kind == "torch" else {})  # more: its own tests
+    return lambda **options: make_backend(SPEC, WEIGHTS, **(options | fixed))
 
 
 PROMPT = tokens_of(75)
