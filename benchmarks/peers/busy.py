@@ -64,10 +64,12 @@ class Gaps:
     Attributes:
         idle: of the machine without the other process.
         busy: with it.
+        late: rounds in which the client itself was late by its own bound.
     """
 
     idle: list[list[float]] = field(default_factory=list)
     busy: list[list[float]] = field(default_factory=list)
+    late: int = 0
 
 
 @contextmanager
@@ -116,12 +118,13 @@ def one_round(bench: Bench, server: str, round: int, core: int, found: Gaps) -> 
     idle, busy = gaps_of(runs[False]), gaps_of(runs[True])
     found.idle.append(idle)
     found.busy.append(busy)
+    found.late += any(run.invalid for run in runs.values())
     return [runs[False], runs[True]]
 
 
 def figures_of(server: str, gaps: Gaps) -> Figures:
     """Medians over rounds of each round's figures, and of the ratio of the two answers of each."""
-    found: Figures = {"server": f"{server} {FORMAT}", "rounds": len(gaps.idle)}
+    found: Figures = {"server": f"{server} {FORMAT}", "rounds": len(gaps.idle), "late": gaps.late}
     for name, statistic in STATISTICS.items():
         idle, busy = ([statistic(each) for each in side] for side in (gaps.idle, gaps.busy))
         found[name] = {
@@ -144,7 +147,7 @@ def table(rows: Sequence[Figures]) -> Table:
             row["server"],
             *(cell(row, name, what, MS) for what in ("idle_s", "busy_s") for name in ("p50", "p95")),
             *(cell(row, name, "ratio", 1.0) for name in STATISTICS),
-            str(row["rounds"]),
+            str(row["rounds"]) + f", the client late in {row['late']}" * bool(row["late"]),
         )
         for row in rows
     ]

@@ -28,6 +28,11 @@ def test_a_stall_is_in_the_mean_and_not_in_the_median() -> None:
     found = figures_of("x", Gaps([[0.01] * 10], [[0.01] * 9 + [0.91]]))
     assert found["mean"]["ratio"]["value"] == pytest.approx(10.0)
     assert found["p50"]["ratio"]["value"] == pytest.approx(1.0)
+    assert "late" not in markdown(table([found]))
+
+
+def test_a_late_client_is_told() -> None:
+    assert "| 1, the client late in 1 |" in markdown(table([figures_of("x", Gaps([[0.01] * 10], [[0.02] * 10], 1))]))
 
 
 def cpu_seconds(pid: int) -> float:

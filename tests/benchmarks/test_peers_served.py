@@ -65,6 +65,15 @@ def test_a_server_that_failed_is_not_asked_again() -> None:
     assert [row["server"] for row in served_results.rows_of(units)] == [served.PENSTOCK, served.LLAMA_PYTHON]
 
 
+@pytest.mark.parametrize(("late", "kept"), [([True, False], False), ([True, True], True), ([False], False)])
+def test_a_round_with_a_late_client_is_measured_once_more(late: list[bool], kept: bool) -> None:
+    runs = [replace(load_run(seen(0, 0.4, 64)), invalid=("late",) * each) for each in late]
+    unit = served.Served(served.PENSTOCK, EIGHT)
+    unit.once(lambda server, work, round: runs.pop(0), 0, lambda: 0.0)
+    assert not runs
+    assert [bool(run.invalid) for run in unit.runs] == [kept]
+
+
 def test_the_ratio_is_of_the_same_rounds() -> None:
     rates = {served.PENSTOCK: [1.0, 2.0, 4.0], served.LLAMA_SERVER: [2.0, 4.0]}
     units = [
