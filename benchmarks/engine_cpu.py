@@ -96,15 +96,19 @@ def random_checkpoint(spec, kind):
     return Checkpoint("0.6B", spec, weights, None, None, (), None, SamplingParams(), ((named, stored),))
 
 
-def measured(kinds, plans, quick, machine):
-    """The steps of every kind, plan by plan; of a head of its own only the first, long prompts hardly see it."""
-    pool, spec = make_pool(machine.threads), qwen3_spec(quick)
-    steps: list[StepFigure] = []
+def measured(kinds, plans, options):
+    """(kind, limits just before, steps) of every kind; of a head of its own only the first plan: prompts hardly see it.
+
+    A machine's limits can halve within minutes, so each kind is held against those of its own time.
+    """
     for kind in kinds:
-        checkpoint = random_checkpoint(spec, kind)
+        machine = measure_machine(options.threads, options.tier, options.quick)
+        pool = make_pool(machine.threads)
+        checkpoint = random_checkpoint(qwen3_spec(options.quick), kind)
+        steps: list[StepFigure] = []
         for plan in plans[:1] if "+" in kind else plans:
             steps += measure_engine(checkpoint, "0.6B", plan, machine, pool)
-    return steps
+        yield kind, machine, steps
 
 
 def main():
@@ -118,15 +122,18 @@ def main():
     options = parser.parse_args()
     table = f"engine {options.tier or 'best'}"
     expect_table(options.page, table)
-    machine = measure_machine(options.threads, options.tier, options.quick)
     plans = [replace(plan, isa=options.tier) for plan in ((QUICK,) if options.quick else (WIDE, DEEP))]
-    steps = measured(options.kinds.split(","), plans, options.quick, machine)
-    origin = read_origin(machine)
-    text = markdown(steps_table(steps, machine))
-    print(text)
+    steps, machines, tables = [], {}, []
+    for kind, machine, found in measured(options.kinds.split(","), plans, options):
+        steps += found
+        machines[kind] = machine
+        tables.append(markdown(replace(steps_table(found, machine), title=kind)).strip())
+        print(tables[-1], flush=True)
+    origin = read_origin(next(iter(machines.values())))
     if options.page is not None:
-        fill(options.page, table, text, origin)
-    configuration = {"plans": [asdict(plan) for plan in plans], "quick": options.quick}
+        fill(options.page, table, "\n\n".join(tables), origin)
+    limits = {kind: asdict(machine)["limits"] for kind, machine in machines.items()}
+    configuration = {"plans": [asdict(plan) for plan in plans], "quick": options.quick, "limits": limits}
     save(options.json, Record("engine", "engine_cpu", origin, configuration, steps=tuple(steps)))
 
 
