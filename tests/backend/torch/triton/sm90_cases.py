@@ -13,17 +13,22 @@ from penstock.backend.torch.triton import (
     Rotary,
     attend_decode,
     attend_prefill,
+    device_codes,
     gated_activation,
     int8_rows,
     kv_write,
     linear,
+    linear_codes,
     rms_norm,
     rms_norm_int8,
 )
 from penstock.backend.torch.triton.activation import ACTIVATIONS
 from penstock.backend.torch.triton.kv_write import STORED
+from penstock.formats import CODE_FORMATS, CodeFormat, Storage
+from penstock.formats.packed import empty
 
 BF16 = torch.bfloat16
+KINDS_OF_CODES = (Storage.Q4_K, Storage.Q6_K, Storage.MXFP4)
 
 
 def linear_case(rows: int, kind: torch.dtype = BF16) -> None:
@@ -74,3 +79,11 @@ def attend_case(attend_rows: Callable[..., torch.Tensor], kind: torch.dtype, row
 
 CASES |= {f"decode_{kind}": partial(attend_case, attend_decode, kind) for kind in STORED}
 CASES |= {f"prefill_{kind}": partial(attend_case, attend_prefill, kind, 32) for kind in STORED}
+
+
+def codes_case(form: CodeFormat, rows: int) -> None:
+    linear_codes(torch.empty(rows, 4096, dtype=BF16), device_codes(empty(form, 4096, 4096), "cpu"))
+
+
+CASES |= {f"codes_{rows}": partial(codes_case, CodeFormat(4, 128, 0, 8, False), rows) for rows in (1, 17, 64, 257)}
+CASES |= {f"codes_{kind.value}": partial(codes_case, CODE_FORMATS[kind], 1) for kind in KINDS_OF_CODES}

@@ -10,21 +10,25 @@ from penstock.backend.torch.triton.attention_prefill import attend_prefill
 from penstock.backend.torch.triton.attention_split import Attend
 from penstock.backend.torch.triton.kv_write import Batch, HeadNorm, Pages, Rotary, kv_write
 from penstock.backend.torch.triton.linear import linear
+from penstock.backend.torch.triton.linear_codes import DeviceCodes, device_codes, linear_codes
 from penstock.backend.torch.triton.norm import Codes, int8_rows, rms_norm, rms_norm_int8
 
 __all__ = [
     "Attend",
     "Batch",
     "Codes",
+    "DeviceCodes",
     "HeadNorm",
     "Pages",
     "Rotary",
     "attend_decode",
     "attend_prefill",
+    "device_codes",
     "gated_activation",
     "int8_rows",
     "kv_write",
     "linear",
+    "linear_codes",
     "rms_norm",
     "rms_norm_int8",
 ]

@@ -74,6 +74,26 @@ def operand(value: tl.tensor, F32: tl.constexpr, WIDEN: tl.constexpr) -> tl.tens
 
 
 @triton.jit
+def seen_scores(
+    scores: tl.tensor,
+    position: tl.tensor,
+    row_position: tl.tensor,
+    inside: tl.tensor,
+    window: tl.tensor,
+    scale: tl.tensor,
+    softcap: tl.tensor,
+    CAP: tl.constexpr,
+) -> tl.tensor:
+    """Scores scaled and capped, as exponents of two; -inf where a row does not see a position."""
+    scores = scores * scale
+    if CAP:
+        scores = (1.0 - tl.div_rn(2.0 + 0.0 * scores, tl.exp(2.0 * scores / softcap) + 1.0)) * softcap
+    seen = inside & (position[None, :] <= row_position[:, None])
+    seen = seen & ((window == 0) | (position[None, :] > row_position[:, None] - window))
+    return tl.where(seen, scores * 1.4426950408889634, float("-inf"))
+
+
+@triton.jit
 def attend_split(
     q: tl.tensor,
     row_position: tl.tensor,
@@ -104,40 +124,33 @@ def attend_split(
 ) -> tl.tensor:
     """(values [ROWS, BLOCK_D], weight [ROWS], peak [ROWS]) of the split from position `first` on."""
     d = tl.arange(0, BLOCK_D)
-    lane = tl.arange(0, BLOCK_KV)
     peak = tl.full((ROWS,), float("-inf"), tl.float32)
     weight = tl.full((ROWS,), 0.0, tl.float32)
     total = tl.full((ROWS, BLOCK_D), 0.0, tl.float32)
     begin = tl.maximum(first, low // BLOCK_KV * BLOCK_KV)
     end = tl.minimum(first + SPLIT, high + 1)
     for block in range(begin, end, BLOCK_KV):
-        position = block + lane
-        inside = (position >= low) & (position <= high)
-        page = tl.load(table + position // B, mask=inside, other=0)
+        position = block + tl.arange(0, BLOCK_KV)
+        kept = (position >= low) & (position <= high)
+        page = tl.load(table + position // B, mask=kept, other=0)
         place = (page.to(tl.int64) * B + position % B) * kv_heads + kv_head
         element = place[:, None] * DIM + d[None, :]
-        mask = inside[:, None] & (d < DIM)[None, :]
+        mask = kept[:, None] & (d < DIM)[None, :]
         k = operand(tl.load(keys + element, mask=mask, other=0.0), F32, WIDEN)
         scores = product(q, tl.trans(k), tl.full((ROWS, BLOCK_KV), 0.0, tl.float32), WIDEN)
         if CODES:
-            scores = scores * tl.load(key_scales + place, mask=inside, other=0.0)[None, :]
-        scores = scores * scale
-        if CAP:
-            scores = (1.0 - tl.div_rn(2.0 + 0.0 * scores, tl.exp(2.0 * scores / softcap) + 1.0)) * softcap
-        scores = scores * 1.4426950408889634
-        seen = (position[None, :] <= row_position[:, None]) & there[:, None] & inside[None, :]
-        seen = seen & ((window == 0) | (position[None, :] > row_position[:, None] - window))
-        scores = tl.where(seen, scores, float("-inf"))
+            scores = scores * tl.load(key_scales + place, mask=kept, other=0.0)[None, :]
+        seen = kept[None, :] & there[:, None]
+        scores = seen_scores(scores, position, row_position, seen, window, scale, softcap, CAP)
         best = tl.maximum(peak, tl.max(scores, axis=1))
         origin = tl.where(best == float("-inf"), 0.0, best)
         p = tl.exp2(scores - origin[:, None])
         before = tl.exp2(peak - origin)
         weight = tl.fma(weight, before, tl.sum(p, axis=1))
         if CODES:
-            p = p * tl.load(value_scales + place, mask=inside, other=0.0)[None, :]
+            p = p * tl.load(value_scales + place, mask=kept, other=0.0)[None, :]
         v = operand(tl.load(values + element, mask=mask, other=0.0), F32, WIDEN)
-        if not F32:
-            p = rounded(p, tl.bfloat16, WIDEN)
+        p = p if F32 else rounded(p, tl.bfloat16, WIDEN)
         total = product(p, v, total * before[:, None], WIDEN)
         peak = best
     return total, weight, peak
