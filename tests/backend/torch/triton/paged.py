@@ -3,7 +3,7 @@
 import torch
 
 from penstock.backend.torch.triton import Batch, Pages
-from penstock.backend.torch.triton.kv_write import CODED
+from penstock.backend.torch.triton.launch import CODED
 
 NAN_CODE = {torch.int8: -128, torch.float8_e4m3fn: 127}
 

@@ -8,22 +8,30 @@ import torch
 from penstock.backend.torch.triton import (
     Attend,
     Batch,
+    Bias,
+    Codes,
     HeadNorm,
+    Masks,
     Pages,
+    Penalties,
     Rotary,
+    SampleRows,
     attend_decode,
     attend_prefill,
     device_codes,
     gated_activation,
-    int8_rows,
     kv_write,
     linear,
     linear_codes,
+    linear_scaled,
     rms_norm,
-    rms_norm_int8,
+    rms_norm_codes,
+    rows_as_codes,
+    sample,
 )
 from penstock.backend.torch.triton.activation import ACTIVATIONS
 from penstock.backend.torch.triton.kv_write import STORED
+from penstock.backend.torch.triton.launch import CODED
 from penstock.formats import CODE_FORMATS, CodeFormat, Storage
 from penstock.formats.packed import empty
 
@@ -42,8 +50,8 @@ CASES["linear_f32"] = partial(linear_case, 64, torch.float32)
 def norm_case(kind: torch.dtype) -> None:
     x, weight = torch.empty(8, 4096, dtype=kind), torch.empty(4096, dtype=kind)
     rms_norm(x, weight, 1e-5, x.clone())
-    rms_norm_int8(x, weight, 1e-5)
-    int8_rows(x)
+    rms_norm_codes(x, weight, 1e-5, torch.int8)
+    rows_as_codes(x, torch.float8_e4m3fn)
 
 
 def activation_case(name: str) -> None:
@@ -87,3 +95,25 @@ def codes_case(form: CodeFormat, rows: int) -> None:
 
 CASES |= {f"codes_{rows}": partial(codes_case, CodeFormat(4, 128, 0, 8, False), rows) for rows in (1, 17, 64, 257)}
 CASES |= {f"codes_{kind.value}": partial(codes_case, CODE_FORMATS[kind], 1) for kind in KINDS_OF_CODES}
+
+
+def scaled_case(kind: torch.dtype, rows: int) -> None:
+    x, w = torch.empty(rows, 4096, dtype=kind), torch.empty(4096, 4096, dtype=kind)
+    linear_scaled(Codes(x, torch.empty(rows)), Codes(w, torch.empty(4096)), BF16)
+
+
+CASES |= {f"scaled_{kind}_{rows}": partial(scaled_case, kind, rows) for kind in CODED for rows in (1, 64, 1024)}
+
+
+def sample_case() -> None:
+    num, vocab = 8, 151936
+    whole, half = torch.empty(num, dtype=torch.int64), torch.empty(num, dtype=torch.int32)
+    rows = SampleRows(*(torch.empty(num, dtype=torch.float64),) * 3, half, *(whole,) * 3)
+    bias = Bias(torch.empty(num + 1, dtype=torch.int32), half, torch.empty(num), 300)
+    penalties = Penalties(torch.empty(num, vocab, dtype=torch.int32), half, *(torch.empty(num),) * 3)
+    masks = Masks(torch.empty(num, vocab // 8, dtype=torch.uint8), half)
+    sample(torch.empty(num, vocab), rows)
+    sample(torch.empty(num, vocab), rows, penalties, bias, masks)
+
+
+CASES["sample"] = sample_case

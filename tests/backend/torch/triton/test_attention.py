@@ -6,7 +6,7 @@ from penstock.backend.torch.triton import Attend, Batch, Pages, attend_decode, a
 from penstock.backend.torch.triton.kv_write import STORED
 
 K, GROUP, D = 2, 3, 24
-ROWS, POSITIONS = [1, 3, 1, 1, 24, 2], [0, 14, 16, 255, 236, 256]  # around borders of pages and splits
+ROWS, POSITIONS = [1, 3, 1, 24, 2], [0, 14, 255, 236, 256]  # around borders of pages and splits
 BOTH = [attend_decode, attend_prefill]
 PLAIN = Attend(D**-0.5)
 KINDS = [
@@ -71,7 +71,7 @@ def test_stored_kinds_are_read_as_they_are(attend_rows, kind):
     assert 0 < worst(attend_rows(q, pages, batch, PLAIN), want) < 0.02
 
 
-@pytest.mark.parametrize("page_tokens", [1, 7, 64, 256])
+@pytest.mark.parametrize("page_tokens", [1, 7, 256])
 def test_pages_of_any_size(page_tokens):
     rows, positions = [1, 9], [page_tokens % 60, 61]
     q, pages, batch = setting(torch.float32, page_tokens, rows, positions)
@@ -87,8 +87,8 @@ def test_decode_verification_and_prefill_give_the_same_bits(case):
     q = q.bfloat16()
     together = attend_prefill(q, pages, batch, attend)
     assert torch.equal(attend_decode(q, pages, batch, attend), together)
-    sequence, first = 4, int(batch.row_starts[4])
-    for row, count in ((0, 1), (1, 1), (19, 1), (20, 3), (23, 1), (5, 19)):  # 256 is row 20's position
+    sequence, first = 3, int(batch.row_starts[3])
+    for row, count in ((0, 1), (19, 1), (20, 3), (5, 19)):  # 256 is row 20's position
         starts = torch.tensor([0, count], dtype=torch.int32)
         place = batch.positions[sequence : sequence + 1] + row
         part = Batch(batch.tables[sequence : sequence + 1], starts, place, count)
@@ -131,8 +131,8 @@ def test_a_nan_fails_its_sequence_only():
 def test_a_slice_of_a_step_is_a_batch():
     q, pages, batch = setting()
     want = attend_prefill(q, pages, batch, PLAIN)
-    few = Batch(batch.tables[1:4], batch.row_starts[1:5], batch.positions[1:4], 3)
-    assert torch.equal(attend_decode(q, pages, few, PLAIN)[1:6], want[1:6])
+    few = Batch(batch.tables[1:3], batch.row_starts[1:4], batch.positions[1:3], 3)
+    assert torch.equal(attend_decode(q, pages, few, PLAIN)[1:5], want[1:5])
 
 
 def test_what_does_not_fit_is_refused():

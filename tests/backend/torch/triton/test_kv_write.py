@@ -3,7 +3,8 @@ import torch
 from tests.backend.torch.triton.paged import lay_out, place, poisoned
 
 from penstock.backend.torch.triton import Batch, HeadNorm, Pages, Rotary, kv_write
-from penstock.backend.torch.triton.kv_write import CODED, STORED
+from penstock.backend.torch.triton.kv_write import STORED
+from penstock.backend.torch.triton.launch import CODED
 
 B, H, K, D = 16, 6, 3, 24
 ROWS, POSITIONS = [1, 17, 3, 1], [15, 0, 14, 32]

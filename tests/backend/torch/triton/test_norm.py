@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from penstock.backend.torch.triton import int8_rows, rms_norm, rms_norm_int8
+from penstock.backend.torch.triton import rms_norm, rms_norm_codes, rows_as_codes
 from penstock.backend.torch.triton.norm import MAX_WIDTH
 
 KINDS = [torch.bfloat16, torch.float32]
@@ -49,15 +49,15 @@ def test_a_row_is_the_same_among_others(kind):
 
 def test_codes_are_the_nearest_to_even():
     x = torch.tensor([[127.0, 0.5, 1.5, -2.5, -127.0, 126.49], [2.0, 1.0, 0.0, -1.0, -2.0, 0.25]])
-    codes, scales = int8_rows(x)
+    codes, scales = rows_as_codes(x, torch.int8)
     assert scales.tolist() == [1.0, pytest.approx(2 / 127)]
     assert codes.tolist() == [[127, 0, 2, -2, -127, 126], [127, 64, 0, -64, -127, 16]]
 
 
 def test_normed_codes_are_codes_of_norms():
     x, weight = made(9, 200)
-    codes, scales = rms_norm_int8(x, weight, 1e-5)
-    want = int8_rows(rms_norm(x, weight, 1e-5))
+    codes, scales = rms_norm_codes(x, weight, 1e-5, torch.int8)
+    want = rows_as_codes(rms_norm(x, weight, 1e-5), torch.int8)
     assert torch.equal(codes, want.codes) and torch.equal(scales, want.scales)
     error = codes.double() * scales.double()[:, None] - reference(x, weight)
     assert (error.abs() <= scales.double()[:, None] * 0.5001).all() and error.abs().max() > 0
@@ -66,9 +66,17 @@ def test_normed_codes_are_codes_of_norms():
 def test_rows_without_size_or_number():
     x = torch.ones(4, 40)
     x[0], x[1, 39], x[2, 0] = 0.0, torch.nan, -torch.inf
-    codes, scales = int8_rows(x)
+    codes, scales = rows_as_codes(x, torch.int8)
     assert scales[0] == 0 and scales[1].isnan() and scales[2].isnan() and scales[3] == 1 / torch.tensor(127.0)
     assert (codes[0] == 0).all() and (codes[3] == 127).all()
+
+
+def test_codes_of_e4m3_fill_their_range():
+    x, _ = made(4, 100)
+    codes, scales = rows_as_codes(x, torch.float8_e4m3fn)
+    assert (codes.float().abs().amax(-1) == 448).all()
+    want = (x * (448 / x.abs().amax(-1, keepdim=True))).to(torch.float8_e4m3fn)
+    assert torch.equal(codes.float(), want.float()) and torch.allclose(scales, x.abs().amax(-1) / 448, rtol=1e-6)
 
 
 def test_what_does_not_fit_is_refused():
@@ -78,4 +86,6 @@ def test_what_does_not_fit_is_refused():
         rms_norm(torch.empty(1, 8), torch.empty(7), 1e-5)
     with pytest.raises(ValueError, match="branch has shape"):
         rms_norm(torch.empty(1, 8), torch.empty(8), 1e-5, torch.empty(2, 8))
+    with pytest.raises(ValueError, match="codes of"):
+        rows_as_codes(torch.empty(1, 8), torch.int16)
     assert rms_norm(torch.empty(0, 8), torch.empty(8), 1e-5).shape == (0, 8)

@@ -44,3 +44,13 @@ def test_decode_and_prefill_take_the_same_instructions(compiled):
         (prefill,) = compiled[f"prefill_{kind}"]
         for kernel in (split, prefill):
             assert kernel["wgmma"] == ["k16.f32.bf16"] and kernel["mma"] == []
+
+
+def test_codes_take_one_instruction_at_every_row_count(compiled):
+    for rows in (1, 17, 64, 257):
+        (kernel,) = compiled[f"codes_{rows}"]
+        assert kernel["mma"] == ["m16n8k16"] and kernel["wgmma"] == []
+    for kind, instruction in (("torch.int8", "k32.s32.s8"), ("torch.float8_e4m3fn", "k32.f32.e4m3")):
+        for rows in (1, 64, 1024):
+            (kernel,) = compiled[f"scaled_{kind}_{rows}"]
+            assert kernel["wgmma"] == [instruction] and kernel["mma"] == []

@@ -11,24 +11,33 @@ from penstock.backend.torch.triton.attention_split import Attend
 from penstock.backend.torch.triton.kv_write import Batch, HeadNorm, Pages, Rotary, kv_write
 from penstock.backend.torch.triton.linear import linear
 from penstock.backend.torch.triton.linear_codes import DeviceCodes, device_codes, linear_codes
-from penstock.backend.torch.triton.norm import Codes, int8_rows, rms_norm, rms_norm_int8
+from penstock.backend.torch.triton.linear_scaled import linear_scaled
+from penstock.backend.torch.triton.norm import Codes, rms_norm, rms_norm_codes, rows_as_codes
+from penstock.backend.torch.triton.sampling import Bias, Chosen, Masks, Penalties, SampleRows, sample
 
 __all__ = [
     "Attend",
     "Batch",
+    "Bias",
+    "Chosen",
     "Codes",
     "DeviceCodes",
     "HeadNorm",
+    "Masks",
     "Pages",
+    "Penalties",
     "Rotary",
+    "SampleRows",
     "attend_decode",
     "attend_prefill",
     "device_codes",
     "gated_activation",
-    "int8_rows",
     "kv_write",
     "linear",
     "linear_codes",
+    "linear_scaled",
     "rms_norm",
-    "rms_norm_int8",
+    "rms_norm_codes",
+    "rows_as_codes",
+    "sample",
 ]

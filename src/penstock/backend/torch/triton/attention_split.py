@@ -14,8 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-from penstock.backend.torch.triton.kv_write import CODED, Batch, Pages
-from penstock.backend.torch.triton.launch import FLOATS, ceil_div, expect, interprets, power_of_two
+from penstock.backend.torch.triton.kv_write import Batch, Pages
+from penstock.backend.torch.triton.launch import CODED, FLOATS, ceil_div, expect, interprets, power_of_two
 from penstock.backend.torch.triton.numbers import product, rounded, widened
 
 SPLIT = 256  # positions of a split

@@ -12,12 +12,10 @@ import torch
 import triton
 import triton.language as tl
 
-from penstock.backend.torch.triton.launch import FLOATS, expect, expect_dense, interprets, power_of_two
+from penstock.backend.torch.triton.launch import CODED, FLOATS, FP8, expect, expect_dense, interprets, power_of_two
 from penstock.backend.torch.triton.numbers import code_scale, coded, greatest_size, rounded, widened
 
-FP8 = torch.float8_e4m3fn
 STORED = (torch.float32, torch.bfloat16, torch.int8, FP8)
-CODED = (torch.int8, FP8)  # kinds with a scale a token and head
 
 
 class Pages(NamedTuple):

@@ -12,6 +12,8 @@ import torch
 import triton
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+FP8 = torch.float8_e4m3fn
+CODED = (torch.int8, FP8)  # kinds that a scale belongs to
 MAX_INDEX = 2**31 - 1  # of what kernels count in 32 bits: rows, channels, positions
 
 

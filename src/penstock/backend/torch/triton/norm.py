@@ -12,17 +12,17 @@ import torch
 import triton
 import triton.language as tl
 
-from penstock.backend.torch.triton.launch import FLOATS, expect, interprets, power_of_two
+from penstock.backend.torch.triton.launch import CODED, FLOATS, expect, interprets, power_of_two
 from penstock.backend.torch.triton.numbers import code_scale, coded, greatest_size, rounded, widened
 
 MAX_WIDTH = 32768  # elements that a program holds
 
 
 class Codes(NamedTuple):
-    """Rows as int8 under one scale each.
+    """Rows of eight bits under one scale each.
 
     Attributes:
-        codes: # [T, N] i8
+        codes: # [T, N] i8 or e4m3
         scales: # [T] f32
     """
 
@@ -35,7 +35,7 @@ def norm_kernel(
     x: tl.tensor,  # [T, N]; becomes x + branch_scale · branch with HAS_BRANCH
     branch: tl.tensor,  # [T, N]
     weight: tl.tensor,  # [N]
-    out: tl.tensor,  # [T, N] floats or i8
+    out: tl.tensor,  # [T, N] floats or codes
     scales: tl.tensor,  # [T] f32 with CODES
     width: tl.tensor,
     x_stride: tl.tensor,
@@ -64,9 +64,11 @@ def norm_kernel(
         scale = tl.div_rn(1.0, tl.sqrt_rn(mean + eps))
         value = value * scale * widened(tl.load(weight + n, mask=inside, other=0.0), WIDEN)
     if CODES:
-        scale, inverse = code_scale(greatest_size(tl.where(inside, value, 0.0), 0), 127.0)
+        kind: tl.constexpr = out.dtype.element_ty
+        most: tl.constexpr = 127.0 if kind == tl.int8 else 448.0
+        scale, inverse = code_scale(greatest_size(tl.where(inside, value, 0.0), 0), most)
         tl.store(scales + row, scale)
-        tl.store(out + row * out_stride + n, coded(value, inverse, tl.int8, WIDEN), mask=inside)
+        tl.store(out + row * out_stride + n, coded(value, inverse, kind, WIDEN), mask=inside)
     else:
         tl.store(out + row * out_stride + n, rounded(value, out.dtype.element_ty, WIDEN), mask=inside)
 
@@ -95,26 +97,43 @@ def rms_norm(
     return out
 
 
-def rms_norm_int8(
+def rms_norm_codes(
     x: torch.Tensor,
     weight: torch.Tensor,
     eps: float,
+    kind: torch.dtype,
     branch: torch.Tensor | None = None,
     branch_scale: float = 1.0,
 ) -> Codes:
-    """`rms_norm` as int8 with scale max|row| / 127, to nearest even; a row with NaN or infinity gets a scale of NaN."""
-    codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
-    out = Codes(codes, torch.empty(x.shape[0], dtype=torch.float32, device=x.device))
+    """`rms_norm` as codes, int8 with scale max|row| / 127 or e4m3 with max|row| / 448, to nearest even.
+
+    A row with NaN or infinity in it gets a scale of NaN.
+
+    Raises:
+        ValueError: as `rms_norm`, or a kind that is no code.
+    """
+    out = _codes(x, kind)
     _launch(x, weight, eps, (branch, branch_scale), out)
     return out
 
 
-def int8_rows(x: torch.Tensor) -> Codes:
-    """Rows as int8 with scale max|row| / 127, to nearest even, as in `rms_norm_int8`.  # x [T, N] floats."""
-    codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
-    out = Codes(codes, torch.empty(x.shape[0], dtype=torch.float32, device=x.device))
+def rows_as_codes(x: torch.Tensor, kind: torch.dtype) -> Codes:
+    """Rows as codes, as `rms_norm_codes` makes them.  # x [T, N] floats.
+
+    Raises:
+        ValueError: shapes or kinds that do not fit.
+    """
+    out = _codes(x, kind)
     _launch(x, None, 0.0, (None, 1.0), out)
     return out
+
+
+def _codes(x: torch.Tensor, kind: torch.dtype) -> Codes:
+    """Room for the codes of x."""
+    if kind not in CODED:
+        raise ValueError(f"codes of {kind} are asked for; there are {', '.join(str(each) for each in CODED)}.")
+    codes = torch.empty(x.shape, dtype=kind, device=x.device)
+    return Codes(codes, torch.empty(x.shape[0], dtype=torch.float32, device=x.device))
 
 
 def _launch(
@@ -151,7 +170,7 @@ def _launch(
         BLOCK=block,
         HAS_BRANCH=branch is not None,
         NORM=weight is not None,
-        CODES=out.codes.dtype == torch.int8,
+        CODES=out.codes.dtype in CODED,
         WIDEN=interprets(norm_kernel),
         num_warps=min(16, max(1, block // 512)),
         enable_fp_fusion=False,
