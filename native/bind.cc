@@ -210,7 +210,17 @@ void run_pack(Pool& pool, const std::string& kind, const Bytes& data, int64_t n,
   pack(pool, job);
 }
 
+void run_place(Pool& pool, const Bytes& source, BytesOut& target, int64_t tile_bytes) {
+  const auto size = static_cast<int64_t>(source.shape(0));
+  check_bytes("target", static_cast<int64_t>(target.shape(0)), size);
+  need(tile_bytes > 0, "tile_bytes is " + std::to_string(tile_bytes) + "; it must be at least 1");
+  const nb::gil_scoped_release release;
+  place(pool, source.data(), target.data(), size, tile_bytes);
+}
+
 void bind_pack(nb::module_& m) {
+  m.def("place", &run_place, "pool"_a, "source"_a.noconvert(), "target"_a.noconvert(), "tile_bytes"_a,
+        "Copies source to target, every tile by a thread of the node that computes it.");
   m.def("pack", &run_pack, "pool"_a, "storage"_a, "data"_a.noconvert(), "n"_a, "k"_a, "rows"_a.noconvert().none(),
         "codes"_a.noconvert(), "scales"_a.noconvert().none(), "subscales"_a.noconvert().none(), "mins"_a.noconvert().none(),
         "Fills the arrays of an empty group-code matrix from stored blocks, rows of them in the order given.");
@@ -250,6 +260,32 @@ void bind_bench(nb::module_& m) {
         "Runs count iterations a thread of \"fma\" or \"dot\"; returns the operations done.");
 }
 
+using NodeFacts = std::tuple<int, int, std::vector<int>>;  // number, threads, processors
+
+std::vector<PoolNode> pool_nodes(const std::vector<NodeFacts>& nodes) {
+  std::vector<PoolNode> all;
+  int64_t threads = 0;
+  for (const auto& [id, count, cpus] : nodes) {
+    need(id >= 0 && id < 1024, "node " + std::to_string(id) + "; it must be 0 to 1023");
+    need(count >= 1 && count <= 1024, "threads of a node are " + std::to_string(count) + "; they must be 1 to 1024");
+    need(!cpus.empty(), "a node has no processors");
+    threads += count;
+    all.push_back({id, count, cpus});
+  }
+  need(threads >= 1 && threads <= 1024, "threads is " + std::to_string(threads) + "; it must be 1 to 1024");
+  return all;
+}
+
+std::vector<int> shares_of(Pool& pool, int64_t count, bool own) {
+  need(count >= 0 && count <= 1'000'000, "count is " + std::to_string(count) + "; it must be 0 to 1000000");
+  std::vector<int> ran(static_cast<size_t>(count), -1);
+  const nb::gil_scoped_release release;
+  const auto note = [&](int64_t index, int thread) { ran[static_cast<size_t>(index)] = thread; };
+  if (own) pool.each_own(count, note);
+  else pool.each(count, note);
+  return ran;
+}
+
 void bind_kernels(nb::module_& m) {
   auto table = nb::class_<TierHandle>(m, "Kernels").def_prop_ro("name", [](const TierHandle& t) { return t.kernels->name; });
   bind_ops(table);
@@ -265,7 +301,12 @@ void bind_kernels(nb::module_& m) {
             new (self) Pool(threads);
           },
           "threads"_a)
-      .def_prop_ro("threads", &Pool::threads);
+      .def(
+          "__init__", [](Pool* self, const std::vector<NodeFacts>& nodes) { new (self) Pool(pool_nodes(nodes)); }, "nodes"_a)
+      .def_prop_ro("threads", &Pool::threads)
+      .def_prop_ro("nodes", &Pool::nodes)
+      .def("shares", &shares_of, "count"_a, "own"_a = false,
+           "The thread that ran each of `count` indices; own says without stealing between nodes.");
   m.def(
       "default_threads", [](const std::string& root) { return default_threads(root.c_str()); }, "root"_a = "/",
       "Physical cores this process may use: affinity and the cgroup's CPU limit count, the host's number does not.");

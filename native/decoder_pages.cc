@@ -8,6 +8,7 @@
 #include <new>
 
 #include "decoder.h"
+#include "placement.h"
 
 namespace penstock {
 namespace {
@@ -80,6 +81,7 @@ void Decoder::allocate(const std::vector<int64_t>& pages) {
 #ifdef MADV_HUGEPAGE
     ::madvise(memory, bytes[g], MADV_HUGEPAGE);
 #endif
+    if (pool_.nodes() > 1) interleave(memory, bytes[g], pool_.node_ids());  // any thread may read any page
     groups_[g].memory = static_cast<uint8_t*>(memory);
     groups_[g].pages = pages[g];
   }

@@ -112,6 +112,7 @@ void Decoder::apply(Step& step) {
 // --- Steps in order ------------------------------------------------------------------------------------------------------------------
 
 void Decoder::drive() {
+  pool_.bind_caller();
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [&] { return stopping_ || (!queue_.empty() && !front_done_); });

@@ -124,14 +124,25 @@ constexpr int64_t kChunkRows = 96;
 
 int64_t tiles_of(const LinearPart& part) { return part.rows > 0 ? (part.w->n + 31) / 32 : 0; }
 
-// First piece of each part, and the number of all: a piece is one tile over one chunk of the part's rows.
-std::vector<int64_t> pieces_of(const LinearPart* parts, int64_t count, bool cut) {
-  std::vector<int64_t> first(static_cast<size_t>(count) + 1);
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t chunks = cut ? (parts[i].rows + kChunkRows - 1) / kChunkRows : 1;
-    first[static_cast<size_t>(i) + 1] = first[static_cast<size_t>(i)] + tiles_of(parts[i]) * chunks;
+// First piece of each part, node after node, and the number of all: a piece is one tile over one chunk of the part's rows. A node has
+// the same tiles of a matrix in whatever company it is read, since their bytes lie there.
+std::vector<int64_t> pieces_of(const Pool& pool, const LinearPart* parts, int64_t count, bool cut) {
+  std::vector<int64_t> first{0};
+  first.reserve(static_cast<size_t>(count * pool.nodes()) + 1);
+  for (int node = 0; node < pool.nodes(); ++node) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t chunks = cut ? (parts[i].rows + kChunkRows - 1) / kChunkRows : 1, tiles = tiles_of(parts[i]);
+      first.push_back(first.back() + (pool.begin_of(tiles, node + 1) - pool.begin_of(tiles, node)) * chunks);
+    }
   }
   return first;
+}
+
+// Where each node's pieces begin, and the number of all.
+std::vector<int64_t> nodes_of(const std::vector<int64_t>& first, int64_t count) {
+  std::vector<int64_t> begins;
+  for (size_t at = 0; at < first.size(); at += static_cast<size_t>(count)) begins.push_back(first[at]);
+  return begins;
 }
 
 }  // namespace
@@ -146,15 +157,18 @@ void linear_parts(Pool& pool, const Kernels& kernels, const LinearPart* parts, i
     if (parts[i].w->layout == Layout::codes) in.quantize(pool, kernels);
     else in.gather_floats(pool);
   }
+  if (tiles == 0) return;
   const bool cut = tiles < 4 * static_cast<int64_t>(pool.threads());
-  const std::vector<int64_t> first = pieces_of(parts, count, cut);
-  pool.each(first.back(), [&](int64_t index, int) {
+  const std::vector<int64_t> first = pieces_of(pool, parts, count, cut);
+  const bool several = pool.nodes() > 1;
+  const auto run_piece = [&](int64_t index, int) {
     const auto after = std::upper_bound(first.begin(), first.end(), index);
     const auto at = static_cast<size_t>(after - first.begin()) - 1;
-    const LinearPart& part = parts[at];
+    const LinearPart& part = parts[several ? at % static_cast<size_t>(count) : at];
     const int64_t chunk_rows = cut ? kChunkRows : part.rows, chunks = (part.rows + chunk_rows - 1) / chunk_rows;
     const int64_t inside = index - first[at], row = inside % chunks * chunk_rows;
-    const LinearTile job = in.tile_of(part, inside / chunks, row, std::min(chunk_rows, part.rows - row));
+    const int64_t begin = several ? pool.begin_of(tiles_of(part), static_cast<int>(at / static_cast<size_t>(count))) : 0;
+    const LinearTile job = in.tile_of(part, begin + inside / chunks, row, std::min(chunk_rows, part.rows - row));
     if (part.w->layout == Layout::codes) {
       kernels.linear_codes_tile(job);
     } else {
@@ -164,7 +178,9 @@ void linear_parts(Pool& pool, const Kernels& kernels, const LinearPart* parts, i
       const int64_t channel = 32 * job.tile;
       part.sink->take(part.sink->context, row, job.rows, channel, std::min<int64_t>(32, part.w->n - channel));
     }
-  });
+  };
+  if (several) pool.each(first.back(), run_piece, nodes_of(first, count).data());
+  else pool.each(first.back(), run_piece);
 }
 
 void linear(Pool& pool, const Kernels& kernels, const Matrix& w, Activations& x, const float* bias, float* y, int64_t ldy,

@@ -306,7 +306,14 @@ ArrayBytes array_bytes(const Matrix& w, bool minimum) {
 }
 
 void pack(Pool& pool, const PackJob& job) {
-  pool.each((job.n + kLanes - 1) / kLanes, [&](int64_t tile, int) { pack_tile(job, tile); });
+  pool.each_own((job.n + kLanes - 1) / kLanes, [&](int64_t tile, int) { pack_tile(job, tile); });
+}
+
+void place(Pool& pool, const uint8_t* source, uint8_t* target, int64_t bytes, int64_t tile_bytes) {
+  pool.each_own((bytes + tile_bytes - 1) / tile_bytes, [&](int64_t tile, int) {
+    const int64_t at = tile * tile_bytes, left = bytes - at;
+    std::memcpy(target + at, source + at, static_cast<size_t>(left < tile_bytes ? left : tile_bytes));
+  });
 }
 
 }  // namespace penstock

@@ -39,6 +39,10 @@ struct PackJob {
   uint8_t* mins;
 };
 
+// Tiles are written by the node that computes them later.
 void pack(Pool& pool, const PackJob& job);
+
+// Copies an array of tiles, each by the node that computes it later.
+void place(Pool& pool, const uint8_t* source, uint8_t* target, int64_t bytes, int64_t tile_bytes);
 
 }  // namespace penstock

@@ -1,7 +1,7 @@
 """Native core of penstock."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, overload
 
 import numpy
 import numpy.typing
@@ -43,10 +43,22 @@ def tiers() -> list[str]:
     """Names of the tiers that run here, lowest first."""
 
 class Pool:
+    @overload
     def __init__(self, threads: int) -> None: ...
+
+    @overload
+    def __init__(self, nodes: Sequence[tuple[int, int, Sequence[int]]]) -> None: ...
 
     @property
     def threads(self) -> int: ...
+
+    @property
+    def nodes(self) -> int: ...
+
+    def shares(self, count: int, own: bool = False) -> list[int]:
+        """
+        The thread that ran each of `count` indices; own says without stealing between nodes.
+        """
 
 def default_threads(root: str = '/') -> int:
     """
@@ -67,6 +79,11 @@ def alive() -> tuple[int, int, int]:
 
 def linear(pool: Pool, kernels: Kernels, w: Matrix, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
     """y = x · Wᵀ + bias, every row's bits independent of the others."""
+
+def place(pool: Pool, source: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], target: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], tile_bytes: int) -> None:
+    """
+    Copies source to target, every tile by a thread of the node that computes it.
+    """
 
 def pack(pool: Pool, storage: str, data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], n: int, k: int, rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, codes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], scales: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')] | None, subscales: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')] | None, mins: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')] | None) -> None:
     """

@@ -8,7 +8,7 @@ import pytest
 
 NATIVE = Path(__file__).parents[2] / "native"
 FLAGS = ["-O1", "-std=c++20", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-PLAIN = ["attention", "cpu_features", "linear", "pack", "pool", "sampler", "sampler_view", "conformance"]
+PLAIN = ["attention", "cpu_features", "linear", "pack", "placement", "pool", "sampler", "sampler_view", "conformance"]
 WORK = ["codes", "floats", "ops", "attention", "sampler"]
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 
