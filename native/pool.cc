@@ -70,7 +70,7 @@ struct Pool::State {
   alignas(64) std::atomic<int> parked{0};
   void (*body)(void*, int64_t, int) = nullptr;
   void* context = nullptr;
-  bool own = false;                // no stealing; the caller waits for what is `undone`
+  bool own = false;  // no stealing; the caller waits for what is `undone`
   std::atomic<int64_t> undone{0};
 
   bool several() const { return nodes.size() > 1; }
@@ -129,9 +129,7 @@ struct Pool::State {
     }
   }
 
-  int64_t begin_of(int64_t count, int node) const {
-    return count * first[static_cast<size_t>(node)] / threads;
-  }
+  int64_t begin_of(int64_t count, int node) const { return count * first[static_cast<size_t>(node)] / threads; }
 
   // The indices [begin, end) among the threads of one node.
   void deal(size_t node, int64_t begin, int64_t end) {

@@ -41,6 +41,7 @@ class LoadOptions:
         max_step_tokens: ceiling of tokens a step.
         max_waiting: queued requests before 429.
         threads: compute threads; None takes the cores that this process may use.
+        numa: "auto" binds threads, and places weights, by the machine's nodes where there are several; or "off".
         isa: compute tier at most ("scalar", "avx2", "avx512", "neon"); None takes the best.
         pack_cache: whether repacked weights, and that a tokenizer's file is sound, are kept on disk for the next start.
         step_log: path of a replayable step log, or None.
@@ -57,6 +58,7 @@ class LoadOptions:
     max_step_tokens: int = 2048
     max_waiting: int = 4096
     threads: int | None = None
+    numa: str = "auto"
     isa: str | None = None
     pack_cache: bool = True
     step_log: str | None = None
@@ -261,6 +263,7 @@ def _context(options: LoadOptions, checkpoint: Checkpoint) -> int:
 def _cpu_options(options: LoadOptions, context: int) -> CpuOptions:
     return CpuOptions(
         threads=options.threads,
+        numa=options.numa,
         kv_type=options.kv_type,
         page_tokens=options.page_tokens,
         max_model_tokens=context,

@@ -138,3 +138,81 @@ def test_no_or_senseless_limit_counts_for_nothing(machine, text):
 def test_processors_of_one_core_count_once(machine):
     siblings = {f"sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list": "0-9999\n" for i in range(256)}
     assert _native.default_threads(machine(siblings)) == 1
+
+
+# --- Nodes -----------------------------------------------------------------------------------------------------------
+
+
+def nodes(*threads):
+    """A pool whose nodes all lie on processors that this process has."""
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    return _native.Pool([(i, count, [cpus[i % len(cpus)]]) for i, count in enumerate(threads)])
+
+
+def static_shares(count, *threads):
+    """Thread of each index: nodes by their numbers of threads, each evenly among its own."""
+    total, before, found = sum(threads), 0, []
+    for own in threads:
+        size = count * (before + own) // total - count * before // total
+        found += [before + t for t in range(own) for _ in range(size // own + (t < size % own))]
+        before += own
+    return found
+
+
+@pytest.mark.parametrize("threads", [(1, 1), (2, 3), (1, 2, 4), (8, 8)])
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 16, 101])
+def test_without_stealing_every_index_runs_on_its_own_thread(threads, count):
+    pool = nodes(*threads)
+    assert (pool.threads, pool.nodes) == (sum(threads), len(threads))
+    for _ in range(3):
+        assert pool.shares(count, own=True) == static_shares(count, *threads)
+
+
+def test_with_stealing_every_index_runs_once_on_some_thread():
+    pool = nodes(2, 1)
+    for _ in range(200):
+        assert set(pool.shares(50)) <= {0, 1, 2} and len(pool.shares(50)) == 50
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
+def test_threads_of_nodes_are_bound_and_the_caller_gets_its_affinity_back():
+    cpus, before = sorted(os.sched_getaffinity(0)), set(os.listdir("/proc/self/task"))
+    pool = _native.Pool([(0, 2, cpus[:1]), (1, 2, cpus[-1:])])
+    pool.shares(64, own=True)  # after this every thread has begun
+    assert os.sched_getaffinity(0) == set(cpus)
+    bound = sorted(sorted(os.sched_getaffinity(int(task))) for task in set(os.listdir("/proc/self/task")) - before)
+    assert bound == [cpus[:1], cpus[-1:], cpus[-1:]]
+    free = set(os.listdir("/proc/self/task"))
+    one = _native.Pool([(0, 3, cpus[:1])])  # control: with one node nothing is bound
+    one.shares(64)
+    for task in set(os.listdir("/proc/self/task")) - free:
+        assert os.sched_getaffinity(int(task)) == set(cpus)
+
+
+def test_processors_that_the_system_refuses_change_nothing():
+    pool = _native.Pool([(0, 1, [1023]), (1, 2, [4095])])
+    assert pool.shares(9, own=True) == static_shares(9, 1, 2)
+    np.testing.assert_array_equal(compute(pool), compute(_native.Pool(1)))
+
+
+@pytest.mark.parametrize("threads", [(1, 1), (3, 1), (1, 2, 2), (7, 9)])
+def test_products_have_the_same_bits_on_any_nodes(threads):
+    pool, want = nodes(*threads), compute(_native.Pool(1))
+    for _ in range(50):
+        np.testing.assert_array_equal(compute(pool), want)
+
+
+@pytest.mark.parametrize(
+    ("layout", "match"),
+    [
+        ([], "threads is 0"),
+        ([(0, 0, [0])], "threads of a node are 0"),
+        ([(0, 1, [])], "no processors"),
+        ([(-1, 1, [0])], "node -1"),
+        ([(1024, 1, [0])], "node 1024"),
+        ([(0, 1000, [0]), (1, 1000, [0])], "threads is 2000"),
+    ],
+)
+def test_senseless_layouts_are_refused(layout, match):
+    with pytest.raises(ValueError, match=match):
+        _native.Pool(layout)

@@ -19,7 +19,7 @@ def doctor(context: typer.Context) -> None:
     """Print the machine and the resolved settings."""
     from penstock import __version__
     from penstock.assemble import BUNDLED
-    from penstock.backend.cpu import default_threads, read_machine
+    from penstock.backend.cpu import default_threads, huge_pages, numa_layout, read_machine, shown_layout
     from penstock.kv import human_bytes
 
     machine = read_machine()
@@ -30,6 +30,8 @@ def doctor(context: typer.Context) -> None:
         ("processor", machine.cpu),
         ("memory", f"{human_bytes(machine.available_bytes)} available of {human_bytes(machine.total_bytes)}"),
         ("threads", str(default_threads())),
+        ("nodes", shown_layout(numa_layout(default_threads()))),
+        ("huge pages", huge_pages()),
         ("tier", tier_line()),
         ("bundled model", str(BUNDLED) if (BUNDLED / "config.json").is_file() else "missing: reinstall penstock"),
         ("settings file", str(context.obj or "none")),

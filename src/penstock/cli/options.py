@@ -44,6 +44,12 @@ KvType = Annotated[
 Threads = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Compute threads; the cores of this process if left out.")
 ]
+Numa = Annotated[
+    str,
+    typer.Option(
+        metavar="CHOICE", help="auto: threads and weights by the machine's nodes where there are several; or off."
+    ),
+]
 PackCache = Annotated[bool, typer.Option(help="Keep repacked weights on disk, so that the next start maps them.")]
 
 # Silence longer than this at a start is explained.

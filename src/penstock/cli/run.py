@@ -37,6 +37,7 @@ def run(
     kv_bytes: options.KvBytes = None,
     kv_type: options.KvType = "auto",
     threads: options.Threads = None,
+    numa: options.Numa = "auto",
     pack_cache: options.PackCache = True,
     revision: options.Revision = None,
 ) -> None:
@@ -51,6 +52,7 @@ def run(
         kv_bytes=options.parse_bytes(kv_bytes, "--kv-bytes"),
         kv_type=kv_type,
         threads=threads,
+        numa=numa,
         pack_cache=pack_cache,
     ) as llm:
         params = options.override(llm, temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)

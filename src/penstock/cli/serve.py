@@ -62,6 +62,7 @@ def serve(
     max_step_tokens: MaxStepTokens = 2048,
     prefix_cache: PrefixCache = True,
     threads: options.Threads = None,
+    numa: options.Numa = "auto",
     pack_cache: options.PackCache = True,
     cors_origin: CorsOrigins = None,
     grace_s: Grace = 30.0,
@@ -84,6 +85,7 @@ def serve(
         "max_step_tokens": max_step_tokens,
         "max_waiting": max_waiting,
         "threads": threads,
+        "numa": numa,
         "pack_cache": pack_cache,
         "step_log": step_log,
     }
@@ -162,7 +164,12 @@ def served(loaded: LoadedModel, names: list[str]) -> ServedModel:
         vocab_size=loaded.config.vocab_size,
         defaults=loaded.checkpoint.generation_defaults,
         page_tokens=loaded.config.page_tokens,
-        details={"tier": loaded.tier, "kv_type": loaded.kv_type, "threads": str(loaded.threads)},
+        details={
+            "tier": loaded.tier,
+            "kv_type": loaded.kv_type,
+            "threads": str(loaded.threads),
+            "nodes": str(loaded.pool.nodes),
+        },
     )
 
 

@@ -12,9 +12,11 @@ from penstock.formats.packed import (
     PackedMatrix,
     Packer,
     ScaleForm,
+    Take,
     array_bytes,
     pack,
     unpack,
+    zeros,
 )
 from penstock.formats.tensors import (
     BLOCKS,
@@ -42,6 +44,7 @@ __all__ = [
     "RawTensor",
     "ScaleForm",
     "Storage",
+    "Take",
     "array_bytes",
     "default_folder",
     "default_max_bytes",
@@ -51,4 +54,5 @@ __all__ = [
     "num_bytes",
     "pack",
     "unpack",
+    "zeros",
 ]

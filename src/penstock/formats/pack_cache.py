@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import struct
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -37,6 +38,7 @@ _NUMBERS = ("layout", "n", "k", "bits", "group", "super", "zero", "scale_form")
 _MAX_DIM = 2**31 - 1
 _SUFFIX = ".packed"
 _ASIDE = ".part"
+_NICE = 10  # of the thread that writes behind
 
 DEFAULT_MAX_BYTES = 20 * 1024**3
 
@@ -84,6 +86,44 @@ class PackCache:
         `items` may make each matrix only when asked for it; when None is returned it may be partly consumed, but not
         where `num_bytes`, what they have together, was given and is too much.
         """
+        self.wait()
+        written = self._write_aside(key, items, num_bytes, _read)
+        if written is None:
+            return None
+        aside, held, found = written
+        self._start(self._land, aside, self._path(key), held)
+        return found
+
+    def keep(self, key: str, matrices: Mapping[str, PackedMatrix], num_bytes: int = 0) -> None:
+        """Writes matrices, which nobody changes any more, in a thread that steps back behind others; `wait` waits."""
+        self.wait()
+        self._start(self._write_behind, key, matrices, num_bytes)
+
+    def wait(self) -> None:
+        """Returns once what was stored last is on disk under its name, or was given up."""
+        if self._landing is not None:
+            self._landing.join()
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        self._landing = threading.Thread(target=work, args=arguments, name="penstock-pack-cache")
+        self._landing.start()
+
+    def _write_behind(self, key: str, matrices: Mapping[str, PackedMatrix], num_bytes: int) -> None:
+        if sys.platform == "linux":  # priorities of single threads
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        written = self._write_aside(key, matrices.items(), num_bytes, lambda path, key: {})
+        if written is not None:
+            self._land(written[0], self._path(key), written[1])
+
+    def _write_aside(
+        self,
+        key: str,
+        items: Iterable[tuple[str, PackedMatrix]],
+        num_bytes: int,
+        read: Callable[[Path, str], dict[str, PackedMatrix]],
+    ) -> tuple[Path, int, dict[str, PackedMatrix]] | None:
+        """The file without its name, a descriptor that holds it, what `read` made of it; None, reported, on failure."""
         path = self._path(key)
         try:
             _check_size(num_bytes, self._max_bytes)
@@ -93,7 +133,7 @@ class PackCache:
             try:
                 with os.fdopen(handle, "wb") as file:
                     _write(file, key, items, self._max_bytes)
-                found = _read(Path(name), key)
+                found = read(Path(name), key)
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.unlink(name)
@@ -102,15 +142,7 @@ class PackCache:
         except (OSError, ValueError) as error:
             self._report(CacheProblem(str(path), f"not written: {error}"))
             return None
-        self.wait()
-        self._landing = threading.Thread(target=self._land, args=(Path(name), path, held), name="penstock-pack-cache")
-        self._landing.start()
-        return found
-
-    def wait(self) -> None:
-        """Returns once what was stored last is on disk under its name, or was given up."""
-        if self._landing is not None:
-            self._landing.join()
+        return Path(name), held, found
 
     def _land(self, aside: Path, path: Path, held: int) -> None:
         """Syncs what was written aside, gives it its name, makes room; `held` is closed."""

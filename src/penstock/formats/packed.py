@@ -162,15 +162,23 @@ class PackedMatrix:
 
 # Fills the arrays of an empty matrix from stored bytes: (storage, data, packed, rows). Native code uses many threads.
 Packer = Callable[[str, Bytes, PackedMatrix, Rows | None], None]
+# That many bytes, zeros.
+Take = Callable[[int], Bytes]
 
 
-def pack(raw: RawTensor, rows: Rows | None = None, *, packer: Packer | None = None) -> PackedMatrix:
+def zeros(size: int) -> Bytes:
+    """Memory of its own for one array."""
+    return np.zeros(size, np.uint8)
+
+
+def pack(raw: RawTensor, rows: Rows | None = None, *, packer: Packer | None = None, take: Take = zeros) -> PackedMatrix:
     """The matrix in the layout its storage kind maps to; float kinds share memory where rows and alignment allow.
 
     Args:
         raw: stored tensor of two dimensions, outputs first.
         rows: stored rows taken, in this order; None is all of them.
         packer: fills group codes in place of numpy; same bytes.
+        take: gives memory for group codes.
 
     Raises:
         ModelFileError: shape, size or rows do not fit the storage kind.
@@ -182,7 +190,7 @@ def pack(raw: RawTensor, rows: Rows | None = None, *, packer: Packer | None = No
         if values.ctypes.data % width:
             values = values.copy()
         return PackedMatrix(FLOAT_LAYOUTS[raw.storage], n, k, values)
-    packed = empty(CODE_FORMATS[raw.storage], n, k)
+    packed = empty(CODE_FORMATS[raw.storage], n, k, take)
     if packer is not None:
         packer(raw.storage.value, raw.data, packed, rows)
     else:
@@ -191,15 +199,15 @@ def pack(raw: RawTensor, rows: Rows | None = None, *, packer: Packer | None = No
     return packed
 
 
-def empty(form: CodeFormat, n: int, k: int) -> PackedMatrix:
+def empty(form: CodeFormat, n: int, k: int, take: Take = zeros) -> PackedMatrix:
     """A group-code matrix of zeros with arrays of the right sizes, to be filled by a packer."""
     size, *sizes = array_bytes(form, n, k)
-    scales, subscales, mins = (np.zeros(each, np.uint8) if each else None for each in sizes)
+    scales, subscales, mins = (take(each) if each else None for each in sizes)
     return PackedMatrix(
         Layout.CODES,
         n,
         k,
-        np.zeros(size, np.uint8),
+        take(size),
         scales,
         subscales,
         mins,

@@ -2,16 +2,22 @@
 
 from penstock.backend.cpu.backend import CpuBackend, CpuOptions, CpuTicket, compute_tiers
 from penstock.backend.cpu.machine import Machine, read_machine
-from penstock.backend.cpu.pool import Pool, default_threads, make_pool
+from penstock.backend.cpu.memory import huge_pages
+from penstock.backend.cpu.placement import NodeThreads, shown_layout
+from penstock.backend.cpu.pool import Pool, default_threads, make_pool, numa_layout
 
 __all__ = [
     "CpuBackend",
     "CpuOptions",
     "CpuTicket",
     "Machine",
+    "NodeThreads",
     "Pool",
     "compute_tiers",
     "default_threads",
+    "huge_pages",
     "make_pool",
+    "numa_layout",
     "read_machine",
+    "shown_layout",
 ]

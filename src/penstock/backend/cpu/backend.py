@@ -47,6 +47,7 @@ class CpuOptions:
         max_step_tokens: tokens of one step at most.
         page_tokens: tokens of a KV page, a multiple of 16.
         threads: compute threads; None takes the cores that this process may use.
+        numa: "auto" binds threads, and places weights, by the machine's nodes where there are several; or "off".
         kv_type: "auto" (bf16; f32 for f32 weights), "f32", "bf16" or "int8" (a scale for each token and head).
         isa: compute tier at most, or None for the best.
         pack_cache: whether repacked weights are kept on disk: True, False, or the folder.
@@ -57,6 +58,7 @@ class CpuOptions:
     max_step_tokens: int
     page_tokens: int = 32
     threads: int | None = None
+    numa: str = "auto"
     kv_type: str = "auto"
     isa: str | None = None
     pack_cache: bool | str = False
@@ -84,7 +86,7 @@ class CpuBackend:
         self._spec = spec
         self._options = options
         self._kernels = open_kernels(options.isa)
-        self._pool = _shared(pool, options) if pool is not None else make_pool(options.threads)
+        self._pool = _shared(pool, options) if pool is not None else make_pool(options.threads, options.numa)
         self.kv_type = resolve_kv_type(options.kv_type, weights)
         packed = pack_all(spec, weights, self._pool, options.pack_cache)
         self.weight_bytes = sum(matrix.num_bytes for matrix in packed.values())

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from penstock import _native
+from penstock.backend.cpu.machine import read_machine
+from penstock.backend.cpu.memory import Arena
+from penstock.backend.cpu.memory import place as place_on_nodes
 from penstock.core import ModelFileError
 from penstock.formats import (
     CODE_FORMATS,
@@ -25,11 +27,13 @@ from penstock.formats import (
     PackCache,
     PackedMatrix,
     Packer,
+    Take,
     array_bytes,
     default_folder,
     default_max_bytes,
     drop_pages,
     pack,
+    zeros,
 )
 from penstock.model import DecoderSpec, WeightMap, find, matrix_places, slice_rows
 
@@ -55,8 +59,8 @@ def pack_all(
     shapes = matrix_places(spec)
     coded = {p: s for p, s in shapes.items() if find(weights.tensors, p).tensor.storage not in FLOAT_LAYOUTS}
     packer = native_packer(pool)
-    packed = {place: _pack_place(weights, place, shapes[place], packer) for place in shapes if place not in coded}
-    return packed | _pack_coded(weights, coded, packer, open_cache(pack_cache))
+    plain = {place: _pack_place(weights, place, shapes[place], packer) for place in shapes if place not in coded}
+    return _at_home(plain, pool) | _pack_coded(weights, coded, pool, open_cache(pack_cache))
 
 
 def native_packer(pool: _native.Pool) -> Packer:
@@ -98,32 +102,67 @@ def to_native(packed: PackedMatrix) -> _native.Matrix:
 
 
 def _pack_coded(
-    weights: WeightMap, shapes: dict[str, tuple[int, int]], packer: Packer, cache: PackCache | None
+    weights: WeightMap, shapes: dict[str, tuple[int, int]], pool: _native.Pool, cache: PackCache | None
 ) -> dict[str, PackedMatrix]:
-    def items() -> Iterator[tuple[str, PackedMatrix]]:
-        for place, shape in shapes.items():
-            yield place, _pack_place(weights, place, shape, packer)
+    """The matrices of group codes: mapped from the cache, else packed into memory and written to it behind the caller.
 
-    if not shapes or cache is None or not weights.identity:
-        return dict(items())
-    key = _cache_key(weights, shapes)
-    found = cache.load(key)
-    if found is not None and {place: (m.n, m.k) for place, m in found.items()} == shapes:
-        for place in shapes:
-            drop_pages(find(weights.tensors, place).tensor.data)  # what the checks at opening touched
-        return found
+    Where they would take too much of the memory that is free they are written first and mapped, which the system may
+    take back.
+    """
+    if not shapes:
+        return {}
+    key = _cache_key(weights, shapes) if cache is not None and weights.identity else None
+    if cache is not None and key is not None:
+        found = cache.load(key)
+        if found is not None and {place: (m.n, m.k) for place, m in found.items()} == shapes:
+            for place in shapes:
+                drop_pages(find(weights.tensors, place).tensor.data)  # what the checks at opening touched
+            return _at_home(found, pool)
+    packer, sizes = native_packer(pool), _array_sizes(weights, shapes)
+    if cache is not None and key is not None and not _fits(sum(sizes)):
+        items = ((place, _pack_place(weights, place, shape, packer)) for place, shape in shapes.items())
+        stored = cache.store(key, items, sum(sizes))
+        if stored is not None:
+            return _at_home(stored, pool)
+    arena = Arena(Arena.room(sizes, pool.nodes), pool.nodes)
+    packed = {place: _pack_place(weights, place, shape, packer, arena.take) for place, shape in shapes.items()}
+    if cache is not None and key is not None:
+        cache.keep(key, packed, sum(sizes))
+    return packed
+
+
+def _array_sizes(weights: WeightMap, shapes: dict[str, tuple[int, int]]) -> list[int]:
+    """Bytes of every array of the matrices once they are packed."""
     forms = {place: CODE_FORMATS[find(weights.tensors, place).tensor.storage] for place in shapes}
-    num_bytes = sum(sum(array_bytes(forms[place], *shape)) for place, shape in shapes.items())
-    stored = cache.store(key, items(), num_bytes)
-    return dict(items()) if stored is None else stored
+    return [size for place, shape in shapes.items() for size in array_bytes(forms[place], *shape)]
 
 
-def _pack_place(weights: WeightMap, place: str, shape: tuple[int, int], packer: Packer) -> PackedMatrix:
+def _at_home(matrices: dict[str, PackedMatrix], pool: _native.Pool) -> dict[str, PackedMatrix]:
+    """Mapped matrices, copied to the nodes that compute them where there are several nodes and memory for it."""
+    num_bytes = sum(matrix.num_bytes for matrix in matrices.values())
+    if pool.nodes == 1 or not num_bytes:
+        return matrices
+    if not _fits(num_bytes):
+        _log.warning(
+            "weights of %d bytes stay where their file is mapped: no memory for a copy on each node", num_bytes
+        )
+        return matrices
+    return place_on_nodes(matrices, pool)
+
+
+def _fits(num_bytes: int) -> bool:
+    """Whether memory that can't be given back may be taken for them: the KV needs some, too."""
+    return num_bytes <= read_machine().available_bytes * 3 // 4
+
+
+def _pack_place(
+    weights: WeightMap, place: str, shape: tuple[int, int], packer: Packer, take: Take = zeros
+) -> PackedMatrix:
     ref = find(weights.tensors, place)
     raw = slice_rows(ref)
     if raw.shape != shape:
         raise ModelFileError(f"{place} has shape {raw.shape}; the model needs {shape}.")
-    packed = pack(raw, ref.rows, packer=packer)
+    packed = pack(raw, ref.rows, packer=packer, take=take)
     if packed.layout is Layout.CODES or ref.rows is not None:  # what was copied
         drop_pages(raw.data)
     return packed
