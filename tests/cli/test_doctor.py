@@ -12,7 +12,16 @@ from penstock.cli.doctor import columns
 def test_the_machine_and_the_best_tier_are_shown_uncut() -> None:
     said = penstock("doctor", COLUMNS="20").stdout
     assert f"{compute_tiers()[-1]} (this machine runs {', '.join(compute_tiers())}; PENSTOCK_ISA lowers it)" in said
-    for fact in ("penstock ", "python ", "memory ", "threads ", "settings file ", "max-model-tokens "):
+    for fact in (
+        "penstock ",
+        "python ",
+        "memory ",
+        "threads ",
+        "nodes ",
+        "huge pages ",
+        "settings file ",
+        "max-model-tokens ",
+    ):
         assert f"\n{fact}" in f"\n{said}"
 
 
