@@ -13,7 +13,7 @@ from penstock.assemble import LoadedModel, LoadOptions, load
 from penstock.core import ports
 
 STEP_TOKENS = 2048
-SPARE_STEPS = 2
+SPARE_STEPS = 64  # as many as `works.py` leaves room for
 
 
 class Penstock:
@@ -34,32 +34,41 @@ class Penstock:
         return f"{__version__}, tier {self._model.tier}, {self._model.kv_type} KV, whole engine"
 
     def run(self, prompts: list[list[int]], new_tokens: int, variant: str) -> Times:
-        # Sequences that were read first decode while the rest is read: so many steps more are asked for.
-        spare = sum(map(len, prompts)) // STEP_TOKENS + SPARE_STEPS if len(prompts) > 1 else 0
-        return asyncio.run(self._all(prompts, new_tokens + spare))
+        return asyncio.run(self._all(prompts, new_tokens))
 
     async def _all(self, prompts: list[list[int]], new_tokens: int) -> Times:
+        # Sequences that were read first decode while the rest is read: all go on until the last has its tokens.
+        spare = SPARE_STEPS if len(prompts) > 1 else 0
+        params = SamplingParams(temperature=0.0, max_tokens=new_tokens + spare, ignore_eos=True)
+        names = [f"r{next(self._ids)}" for _ in prompts]
+        missing = set(names)
         start = time.perf_counter()
-        params = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
-        streams = [self._submit(ids, params) for ids in prompts]
-        return start, list(await asyncio.gather(*map(self._times, streams)))
+        streams = [self._submit(name, ids, params) for name, ids in zip(names, prompts, strict=True)]
 
-    def _submit(self, ids: list[int], params: SamplingParams) -> ports.Stream:
-        return self._model.client.submit(self._model.request(f"r{next(self._ids)}", tuple(ids), params))
+        async def read(name: str, stream: ports.Stream) -> list[float]:
+            times: list[float] = []
+            async for events in stream:
+                now = time.perf_counter()
+                for event in events:
+                    if event.error is not None:
+                        raise event.error
+                    times.extend([now] * len(event.tokens))
+                if len(times) >= new_tokens and name in missing:
+                    missing.discard(name)
+                    if not missing:
+                        for each in names:
+                            self._model.client.cancel(each)
+            return times
 
-    async def _times(self, stream: ports.Stream) -> list[float]:
-        times = []
-        async for events in stream:
-            now = time.perf_counter()
-            for event in events:
-                if event.error is not None:
-                    raise event.error
-                times.extend([now] * len(event.tokens))
-        return times
+        return start, list(await asyncio.gather(*map(read, names, streams)))
+
+    def _submit(self, name: str, ids: list[int], params: SamplingParams) -> ports.Stream:
+        return self._model.client.submit(self._model.request(name, tuple(ids), params))
 
     def generate(self, prompt: list[int], count: int) -> list[int]:
         params = SamplingParams(temperature=0.0, max_tokens=count, ignore_eos=True)
-        return [token for events in self._submit(prompt, params) for event in events for token in event.tokens]
+        stream = self._submit(f"r{next(self._ids)}", prompt, params)
+        return [token for events in stream for event in events for token in event.tokens]
 
 
 if __name__ == "__main__":
