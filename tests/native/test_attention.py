@@ -224,6 +224,24 @@ def test_bits_depend_on_the_sequence_alone(data):
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("kv_type", [F32, BF16, INT8])
+@pytest.mark.parametrize("group", [2, 5])
+@pytest.mark.parametrize("window", [0, 90])
+def test_a_whole_prompt_gives_each_query_what_it_gets_alone(tier, kv_type, group, window):
+    """Blocks of every number of rows, tiles that a part of them sees, the first position and the ends of splits."""
+    tokens, options = 530, {"kv_type": kv_type, "window": window, "page_tokens": 32}
+    q, k, v = draw(tokens, tokens, group, 1, 24)
+    found = run(tier, q, k, v, **options)
+    rounded = [as_stored(x, kv_type) for x in (k, v)]
+    np.testing.assert_allclose(found, dense(q, *rounded, 0, scale=0.25, window=window), rtol=0, atol=3e-6)
+    for at in (0, 1, 15, 16, 63, 255, 256, 300, 511, 512, 529):
+        alone = run(tier, q[at : at + 1], k, v, first=at, **options)
+        np.testing.assert_array_equal(alone[0], found[at])
+        if at > 0:  # control: one position less
+            assert not np.array_equal(run(tier, q[at : at + 1], k, v, first=at - 1, **options)[0], found[at])
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("kv_type", [F32, BF16, INT8])
 def test_control_one_changed_key_is_seen(tier, kv_type):
     q, k, v = draw(1, 300, 2, 1, 16)
     want = run(tier, q, k, v, kv_type=kv_type)
