@@ -10,10 +10,12 @@ import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
-from penstock.backend.cpu import CpuBackend, CpuOptions, Pool, read_machine
-from penstock.core import ConfigError, EngineConfig, ModelFileError, Request, SamplingParams, limits
+from penstock.backend.cpu import CpuBackend, CpuOptions, Pool, has_gpu, read_machine
+from penstock.core import Backend, ConfigError, EngineConfig, ModelFileError, Request, SamplingParams, limits
 from penstock.engine import Engine, EngineThread, WallClock
 from penstock.formats import default_folder
 from penstock.kv import KvBudget, KvManager, KvSize, size_kv
@@ -23,6 +25,8 @@ from penstock.text import Tokenizer, load_gguf_tokenizer, load_tokenizer
 
 BUNDLED = Path(__file__).parent / "models" / "bundled"
 BUNDLED_NAME = "penstock-bundled"
+DEVICES = ("auto", "cpu", "cuda")
+_GPU_EXTRA = "pip install 'penstock[gpu]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class LoadOptions:
         max_running: sequences computed at once.
         max_step_tokens: ceiling of tokens a step.
         max_waiting: queued requests before 429.
+        device: "cpu", "cuda", or "auto": a GPU where there is one and PyTorch is installed.
+        fast_nondeterministic: on a GPU, the library's own products: a token may then depend on its batch mates.
         threads: compute threads; None takes the cores that this process may use.
         numa: "auto" binds threads, and places weights, by the machine's nodes where there are several; or "off".
         isa: compute tier at most ("scalar", "avx2", "avx512", "neon"); None takes the best.
@@ -57,6 +63,8 @@ class LoadOptions:
     max_running: int = 128
     max_step_tokens: int = 2048
     max_waiting: int = 4096
+    device: str = "auto"
+    fast_nondeterministic: bool = False
     threads: int | None = None
     numa: str = "auto"
     isa: str | None = None
@@ -78,7 +86,7 @@ class LoadedModel:
         kv_type: "bf16", "f32" or "int8".
         tier: compute tier in use.
         threads: compute threads in use.
-        pool: those threads, for the next `load` of this process.
+        pool: those threads, for the next `load` of this process; None on a GPU.
     """
 
     name: str
@@ -90,7 +98,7 @@ class LoadedModel:
     kv_type: str
     tier: str
     threads: int
-    pool: Pool
+    pool: Pool | None
 
     def request(self, id: str, tokens: tuple[int, ...], params: SamplingParams | None) -> Request:
         """A request with end tokens, the defaults where `params` is None, and a seed, drawn if none was given."""
@@ -110,6 +118,26 @@ class LoadedModel:
     def close(self, grace_s: float = 0.0) -> None:
         """Ends the engine; its backend's memory is freed."""
         self.client.close(grace_s)
+
+
+class _Computing(Backend, Protocol):
+    """A backend that says what it computes with."""
+
+    kv_type: str
+
+    @property
+    def tier(self) -> str: ...
+
+    @property
+    def threads(self) -> int: ...
+
+
+class _Tensors(NamedTuple):
+    """A backend that has its weights, its threads, and what KV may take of its memory once all else is there."""
+
+    backend: _Computing
+    pool: Pool | None
+    budget: Callable[[], KvBudget]
 
 
 def find_model(model: str | None, revision: str | None = None, say: Callable[[str], None] = lambda line: None) -> Path:
@@ -180,6 +208,7 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, p
         ModelFileError: a file is missing, corrupt, mismatched or of an unknown kind.
         ConfigError: a choice cannot be met.
     """
+    options = replace(options, device=choose_device(options, say))
     checkpoint = open_checkpoint(find_model(options.model, options.revision, say))
     context = _context(options, checkpoint)
     if context > checkpoint.spec.max_tokens:
@@ -191,38 +220,109 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, p
     with ThreadPoolExecutor(1, "penstock-tokenizer") as beside:  # weights are repacked without the interpreter's lock
         notes = default_folder(os.environ, Path.home()).with_name("tokenizers") if options.pack_cache else None
         reading = beside.submit(read_tokenizer, checkpoint, notes)
-        backend = _load_weights(checkpoint, _cpu_options(options, context), pool)
+        tensors = _load_weights(checkpoint, options, context, pool)
     try:
         tokenizer = reading.result()
         tokenizer.start_encoders()
-        return _start(options, checkpoint, tokenizer, backend, say)
+        return _start(options, checkpoint, tokenizer, tensors, say)
     except BaseException:
-        backend.close()
+        tensors.backend.close()
         raise
 
 
-def _load_weights(checkpoint: Checkpoint, options: CpuOptions, pool: Pool | None) -> CpuBackend:
+def choose_device(options: LoadOptions, say: Callable[[str], None]) -> str:
+    """The device, "cpu" or "cuda": as asked, or what there is; PyTorch is imported only where the system shows a GPU.
+
+    Raises:
+        ConfigError: the device does not exist, or another choice is not for it.
+    """
+    if options.device not in DEVICES:
+        raise ConfigError(f"device is {options.device!r}; {', '.join(DEVICES)} exist.", param="device")
+    device = _found_device(say) if options.device == "auto" else options.device
+    if device == "cpu":
+        if options.fast_nondeterministic:
+            raise ConfigError(
+                "fast_nondeterministic is set and the device is the CPU, whose products are deterministic and fast.",
+                param="fast_nondeterministic",
+                hint="leave it out, or say --device cuda.",
+            )
+        return device
+    for name in ("threads", "isa"):
+        if (value := getattr(options, name)) is not None:
+            raise ConfigError(
+                f"{name} is {value!r} and the device is a GPU.",
+                param=name,
+                hint=f"leave {name} out, or say --device cpu.",
+            )
+    if find_spec("torch") is None:
+        raise ConfigError("device is 'cuda'; PyTorch is not installed.", param="device", hint=f"{_GPU_EXTRA}.")
+    from penstock.backend.torch import open_device
+
+    open_device(device)
+    return device
+
+
+def _found_device(say: Callable[[str], None]) -> str:
+    if not has_gpu():
+        return "cpu"
+    if find_spec("torch") is None:
+        say(f"a GPU is here and PyTorch is not installed: computing on the CPU. For the GPU: {_GPU_EXTRA}.")
+        return "cpu"
+    from penstock.backend.torch import count_gpus
+
+    if count_gpus():
+        return "cuda"
+    say("a GPU is here and PyTorch sees none: computing on the CPU. Its driver or its CUDA build does not match.")
+    return "cpu"
+
+
+def _load_weights(checkpoint: Checkpoint, options: LoadOptions, context: int, pool: Pool | None) -> _Tensors:
     """The backend that has the checkpoint's weights.
 
     Raises:
         ModelFileError: what it cannot run, with the file that says so.
     """
     try:
-        return CpuBackend(checkpoint.spec, checkpoint.weights, options, pool)
+        if options.device == "cuda":
+            return _load_torch(checkpoint, options, context)
+        backend = CpuBackend(checkpoint.spec, checkpoint.weights, _cpu_options(options, context), pool)
+        return _Tensors(backend, backend.pool, lambda: KvBudget(read_machine().available_bytes, options.kv_bytes))
     except ModelFileError as error:  # made from a spec and tensors: it knows no file
         where = checkpoint.folder or checkpoint.weights.files[0]
         raise ModelFileError(f"{where}: {error.message}", hint=error.hint) from None
 
 
+def _load_torch(checkpoint: Checkpoint, options: LoadOptions, context: int) -> _Tensors:
+    from penstock.backend.torch import TorchBackend, TorchOptions
+
+    chosen = TorchOptions(
+        max_model_tokens=context,
+        max_running=options.max_running,
+        max_step_tokens=options.max_step_tokens,
+        device=options.device,
+        page_tokens=options.page_tokens,
+        kv_type=options.kv_type,
+        fast_nondeterministic=options.fast_nondeterministic,
+    )
+    backend = TorchBackend(checkpoint.spec, checkpoint.weights, chosen, WallClock())
+
+    def budget() -> KvBudget:
+        free = backend.free_bytes()
+        return KvBudget(free, free, "the GPU") if options.kv_bytes is None else KvBudget(free, options.kv_bytes)
+
+    return _Tensors(backend, None, budget)
+
+
 def _start(
-    options: LoadOptions, checkpoint: Checkpoint, tokenizer: Tokenizer, backend: CpuBackend, say: Callable[[str], None]
+    options: LoadOptions, checkpoint: Checkpoint, tokenizer: Tokenizer, tensors: _Tensors, say: Callable[[str], None]
 ) -> LoadedModel:
     """The engine over a backend that has its weights: KV is sized and taken, the thread started."""
+    backend = tensors.backend
     kv = size_kv(
         backend.kv_groups,
         options.page_tokens,
         _context(options, checkpoint),
-        KvBudget(read_machine().available_bytes, options.kv_bytes),
+        tensors.budget(),
         pinned_context=options.max_model_tokens is not None,
         chunk_tokens=options.max_step_tokens,
     )
@@ -252,7 +352,7 @@ def _start(
         kv_type=backend.kv_type,
         tier=backend.tier,
         threads=backend.threads,
-        pool=backend.pool,
+        pool=tensors.pool,
     )
 
 

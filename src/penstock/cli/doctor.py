@@ -33,6 +33,7 @@ def doctor(context: typer.Context) -> None:
         ("nodes", shown_layout(numa_layout(default_threads()))),
         ("huge pages", huge_pages()),
         ("tier", tier_line()),
+        ("gpu", gpu_line()),
         ("bundled model", str(BUNDLED) if (BUNDLED / "config.json").is_file() else "missing: reinstall penstock"),
         ("settings file", str(context.obj or "none")),
     ]
@@ -54,6 +55,22 @@ def tier_line() -> str:
     except ValueError as error:
         raise ConfigError(f"PENSTOCK_ISA: {error}.") from None
     return f"{chosen} (this machine runs {', '.join(_native.tiers())}; PENSTOCK_ISA lowers it)"
+
+
+def gpu_line() -> str:
+    """Whether a GPU is here and can be computed on; PyTorch is imported only where the system shows one."""
+    from importlib.util import find_spec
+
+    from penstock.backend.cpu import has_gpu
+
+    if not has_gpu():
+        return "none"
+    if find_spec("torch") is None:
+        return "here; PyTorch is not installed: pip install 'penstock[gpu]'"
+    from penstock.assemble import LoadOptions, choose_device
+
+    found = choose_device(LoadOptions(), lambda line: None)
+    return "here, computed on by default" if found == "cuda" else "here; PyTorch sees none"
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> str:

@@ -50,6 +50,16 @@ Numa = Annotated[
         metavar="CHOICE", help="auto: threads and weights by the machine's nodes where there are several; or off."
     ),
 ]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="auto (a GPU where there is one and PyTorch is installed), cpu or cuda.")
+]
+FastNondeterministic = Annotated[
+    bool,
+    typer.Option(
+        "--fast-nondeterministic",
+        help="On a GPU, the library's own products: a request's tokens may then depend on who else is served.",
+    ),
+]
 PackCache = Annotated[bool, typer.Option(help="Keep repacked weights on disk, so that the next start maps them.")]
 
 # Silence longer than this at a start is explained.

@@ -61,6 +61,8 @@ def serve(
     max_waiting: MaxWaiting = 4096,
     max_step_tokens: MaxStepTokens = 2048,
     prefix_cache: PrefixCache = True,
+    device: options.Device = "auto",
+    fast_nondeterministic: options.FastNondeterministic = False,
     threads: options.Threads = None,
     numa: options.Numa = "auto",
     pack_cache: options.PackCache = True,
@@ -84,6 +86,8 @@ def serve(
         "max_running": max_running,
         "max_step_tokens": max_step_tokens,
         "max_waiting": max_waiting,
+        "device": device,
+        "fast_nondeterministic": fast_nondeterministic,
         "threads": threads,
         "numa": numa,
         "pack_cache": pack_cache,
@@ -168,7 +172,7 @@ def served(loaded: LoadedModel, names: list[str]) -> ServedModel:
             "tier": loaded.tier,
             "kv_type": loaded.kv_type,
             "threads": str(loaded.threads),
-            "nodes": str(loaded.pool.nodes),
+            **({} if loaded.pool is None else {"nodes": str(loaded.pool.nodes)}),
         },
     )
 

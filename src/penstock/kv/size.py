@@ -28,11 +28,13 @@ class KvBudget(NamedTuple):
 
     Attributes:
         free_bytes: memory that is free once the weights are in; a share of it is taken.
-        kv_bytes: the user's own figure, all of it taken, or None.
+        kv_bytes: the user's own figure, or what a device has left; all of it taken; or None.
+        device: where that figure is a device's, its name.
     """
 
     free_bytes: int
     kv_bytes: int | None = None
+    device: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -44,6 +46,8 @@ class KvBudget(NamedTuple):
         """Where the figure comes from, for people."""
         if self.kv_bytes is None:
             return f"half of {human_bytes(self.free_bytes)} free memory"
+        if self.device:
+            return f"{human_bytes(self.kv_bytes)} free on {self.device}"
         return f"--kv-bytes {human_bytes(self.kv_bytes)}"
 
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from penstock.backend.cpu.machine import read_machine
+from penstock.backend.cpu.machine import has_gpu, read_machine
 
 GIB = 1024**3
 
@@ -37,3 +37,19 @@ def test_a_limit_of_max_is_no_limit(tmp_path: Path) -> None:
 def test_this_machine_has_memory() -> None:
     machine = read_machine()
     assert 0 < machine.available_bytes <= machine.total_bytes
+
+
+def test_a_gpu_is_seen_where_the_driver_lists_one(tmp_path: Path) -> None:
+    assert not has_gpu(tmp_path)
+    (tmp_path / "proc/driver/nvidia/gpus").mkdir(parents=True)
+    assert not has_gpu(tmp_path)
+    (tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0").mkdir()
+    assert has_gpu(tmp_path)
+    (tmp_path / "box/dev").mkdir(parents=True)
+    (tmp_path / "box/dev/nvidiactl").touch()
+    assert not has_gpu(tmp_path / "box")
+    (tmp_path / "box/dev/nvidia0").touch()
+    assert has_gpu(tmp_path / "box")
+    (tmp_path / "wsl/dev").mkdir(parents=True)
+    (tmp_path / "wsl/dev/dxg").touch()
+    assert has_gpu(tmp_path / "wsl")

@@ -45,6 +45,12 @@ def read_machine(root: Path = Path("/")) -> Machine:
     )
 
 
+def has_gpu(root: Path = Path("/")) -> bool:
+    """Whether the system shows an NVIDIA GPU: a device, its driver's list, or Windows' devices; nothing is loaded."""
+    shown = (root / "dev").glob("nvidia[0-9]*"), (root / "proc/driver/nvidia/gpus").glob("*")
+    return any(path for paths in shown for path in paths) or (root / "dev/dxg").exists()
+
+
 def _meminfo(path: Path) -> dict[str, int]:
     found: dict[str, int] = {}
     for line in _lines(path):

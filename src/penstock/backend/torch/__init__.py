@@ -4,6 +4,6 @@
 here, once a device was chosen.
 """
 
-from penstock.backend.torch.backend import TorchBackend, TorchOptions, TorchTicket
+from penstock.backend.torch.backend import TorchBackend, TorchOptions, TorchTicket, count_gpus, open_device
 
-__all__ = ["TorchBackend", "TorchOptions", "TorchTicket"]
+__all__ = ["TorchBackend", "TorchOptions", "TorchTicket", "count_gpus", "open_device"]

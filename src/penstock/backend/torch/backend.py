@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from penstock.backend.torch.attention import SPLIT
 from penstock.backend.torch.choices import positions_of, sample
 from penstock.backend.torch.pages import KV_TYPES, groups_of, make_layer
 from penstock.backend.torch.runner import Runner, Shape
+from penstock.backend.torch.sampler import ROWS
 from penstock.backend.torch.slots import Bounds, Slots
 from penstock.backend.torch.steps import Forwarded, forward, results
 from penstock.backend.torch.weights import load_weights, resolve_weight_type
@@ -28,6 +30,7 @@ from penstock.model import DecoderSpec, WeightMap, check_spec, resolve_kv_type
 BLOCK_TOKENS = {"cpu": 16, "cuda": 64}
 PAGE_MULTIPLE = 16
 MAX_PAGES = 2**31 - 1
+RESERVE = 2**30  # for the library itself and what its allocator cannot use
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,11 @@ class TorchBackend:
     def threads(self) -> int:
         """Threads of the library's operations on the CPU."""
         return int(torch.get_num_threads())
+
+    def free_bytes(self) -> int:
+        """Bytes of the GPU that KV may take: what is free now, less what a step needs beside its KV."""
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return max(0, int(free) - step_bytes(self._spec, self._options, self._small.block_tokens))
 
     @property
     def kv_groups(self) -> tuple[KvGroup, ...]:
@@ -249,21 +257,37 @@ class TorchBackend:
             torch.cuda.current_stream(self._device).synchronize()
 
 
+def step_bytes(spec: DecoderSpec, options: TorchOptions, block_tokens: int) -> int:
+    """Device memory that a step may take beside weights and KV: its largest tensors at once, doubled, and RESERVE."""
+    block = options.max_step_tokens if options.fast_nondeterministic else block_tokens
+    heads = max(layer.attention.num_kv_heads * layer.attention.head_dim for layer in spec.layers)
+    width = max(layer.mlp.intermediate + layer.mlp.experts_per_token * spec.hidden for layer in spec.layers)
+    split = 4 * block_tokens * SPLIT * heads * 4  # keys and values of a split, gathered and turned
+    rows = 4 * (options.max_step_tokens * 2 * spec.hidden + block * 4 * width)
+    logits = spec.vocab * (4 * 3 * (options.max_running + block) + 8 * 8 * ROWS)
+    return 2 * (split + rows + logits) + RESERVE
+
+
+def count_gpus() -> int:
+    """GPUs that PyTorch sees."""
+    return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
+
+
 def open_device(name: str) -> torch.device:
     """The device of that name.
 
     Raises:
         ConfigError: there is none.
     """
-    if name != "cpu" and not torch.cuda.is_available():
+    if name != "cpu" and not count_gpus():
         raise ConfigError(
             f"device is {name!r}; PyTorch {torch.__version__} sees 0 GPUs.",
             param="device",
             hint="leave --device out or say --device cpu; on a machine with a GPU, check its driver with nvidia-smi.",
         )
     device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device is {name!r}; PyTorch sees {torch.cuda.device_count()} GPUs.", param="device")
+    if device.type == "cuda" and (device.index or 0) >= count_gpus():
+        raise ConfigError(f"device is {name!r}; PyTorch sees {count_gpus()} GPUs.", param="device")
     return device
 
 
