@@ -43,10 +43,10 @@ def test_sums_of_int8_are_exact():
 
 @pytest.mark.parametrize("kind", CODED)
 def test_bits_of_a_row_do_not_depend_on_the_others(kind):
-    x, w, _, _ = operands(530, 66, 200, kind)
-    kept = [0, 2, 15, 63, 256, 529]
+    x, w, _, _ = operands(530, 40, 200, kind)
+    kept = [0, 15, 256, 529]
     alone = torch.cat([linear_scaled(Codes(x.codes[i : i + 1], x.scales[i : i + 1]), w, torch.float32) for i in kept])
-    for rows in (3, 16, 64, 257, 530):
+    for rows in (16, 257, 530):
         found = linear_scaled(Codes(x.codes[:rows], x.scales[:rows]), w, torch.float32)
         some = [i for i in kept if i < rows]
         assert torch.equal(found[some], alone[: len(some)])

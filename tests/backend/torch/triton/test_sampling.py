@@ -76,7 +76,7 @@ def test_tokens_are_those_of_the_plain_sampler(levels):
 )
 def test_filters_keep_what_the_plain_sampler_keeps(kind):
     """Many draws of one row: all that is kept appears, and nothing else."""
-    num = 20
+    num = 10
     logits = made(1, 5).expand(num, V)
     got = found(sample(logits, sample_rows([kind] * num, range(num))))
     assert got == [plain(logits[0], kind, seed) for seed in range(num)]
@@ -152,7 +152,7 @@ def test_a_row_is_the_same_among_others():
     kinds = KINDS[:12]
     logits = made(12, 4)
     together = found(sample(logits, sample_rows(kinds, range(12), range(12))))
-    for i in (1, 7, 11):
+    for i in (1, 9):
         one = sample(logits[i : i + 1], sample_rows(kinds[i : i + 1], [i], [i]))
         assert found(one) == together[i : i + 1]
 

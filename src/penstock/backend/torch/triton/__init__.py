@@ -12,6 +12,7 @@ from penstock.backend.torch.triton.kv_write import Batch, HeadNorm, Pages, Rotar
 from penstock.backend.torch.triton.linear import linear
 from penstock.backend.torch.triton.linear_codes import DeviceCodes, device_codes, linear_codes
 from penstock.backend.torch.triton.linear_scaled import linear_scaled
+from penstock.backend.torch.triton.moe import Experts, Routes, mixture, route
 from penstock.backend.torch.triton.norm import Codes, rms_norm, rms_norm_codes, rows_as_codes
 from penstock.backend.torch.triton.sampling import Bias, Chosen, Masks, Penalties, SampleRows, sample
 
@@ -22,11 +23,13 @@ __all__ = [
     "Chosen",
     "Codes",
     "DeviceCodes",
+    "Experts",
     "HeadNorm",
     "Masks",
     "Pages",
     "Penalties",
     "Rotary",
+    "Routes",
     "SampleRows",
     "attend_decode",
     "attend_prefill",
@@ -36,8 +39,10 @@ __all__ = [
     "linear",
     "linear_codes",
     "linear_scaled",
+    "mixture",
     "rms_norm",
     "rms_norm_codes",
+    "route",
     "rows_as_codes",
     "sample",
 ]

@@ -2,8 +2,8 @@
 
 Knows nothing about grids. Invariant: a row's bits depend on its own query and its sequence's stored keys and values
 alone: splits lie at multiples of SPLIT positions, blocks at multiples of BLOCK_KV within them, both kernels take them
-in ascending order in programs of ROWS rows and WARPS warps, and a block or split that a row sees nothing of leaves its
-sums as they are. Source: online softmax (Milakov and Gimelshein 2018), over powers of two.
+in ascending order in programs of ROWS rows and as many warps, and a block or split of which a row sees nothing leaves
+its sums as they are. Source: online softmax (Milakov and Gimelshein 2018), over powers of two.
 """
 
 from __future__ import annotations
@@ -69,8 +69,10 @@ def tile_of_rows(
 def operand(value: tl.tensor, F32: tl.constexpr, WIDEN: tl.constexpr) -> tl.tensor:
     """Stored elements as a product takes them: f32, or bf16, where int8 and e4m3 are exact."""
     if F32 or WIDEN:
-        return widened(value, WIDEN)
-    return value.to(tl.bfloat16)
+        taken = widened(value, WIDEN)
+    else:
+        taken = value.to(tl.bfloat16)
+    return taken
 
 
 @triton.jit
@@ -223,21 +225,22 @@ def prepare(q: torch.Tensor, pages: Pages, batch: Batch, attend: Attend, kernel:
     codes = pages.keys.dtype in CODED
     scales = (pages.key_scales, pages.value_scales) if codes else (pages.keys, pages.keys)
     arrays = tuple(each for each in (pages.keys, pages.values, *scales) if each is not None)
+    wide = q.dtype != torch.bfloat16 or pages.keys.dtype == torch.float32
     flags = {
         "GROUP": group,
         "ROWS": ROWS,
         "SPLIT": SPLIT,
-        "BLOCK_KV": BLOCK_KV,
+        "BLOCK_KV": BLOCK_KV // 2 if wide else BLOCK_KV,
         "BLOCK_D": power_of_two(dim, 16),
         "DIM": dim,
         "B": page_tokens,
         "CODES": codes,
         "CAP": attend.softcap > 0,
         "SINKS": attend.sinks is not None,
-        "F32": q.dtype != torch.bfloat16 or pages.keys.dtype == torch.float32,
+        "F32": wide,
         "WIDEN": interprets(kernel),
     }
-    options = {"num_warps": WARPS, "num_stages": 2, "enable_fp_fusion": False}
+    options = {"num_warps": 4 * WARPS if wide else WARPS, "num_stages": 2, "enable_fp_fusion": False}
     tiles = ceil_div(batch.max_rows, ROWS // group)
     splits = ceil_div(batch.tables.shape[1] * page_tokens, SPLIT)
     numbers = (kv_heads, attend.window, attend.scale, attend.softcap)
