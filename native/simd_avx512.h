@@ -130,11 +130,12 @@ constexpr int32_t dot_bias() {
   return 0;
 }
 
-constexpr int kAttendRows = 12;      // rows of attention that share a load of keys or values
-constexpr int kAttendBlock = 24;     // rows × 16 dimensions of values kept in registers
-constexpr int kCodeRows = 6;         // rows × 16 · kHalves channels kept in registers by the code kernel
-constexpr bool kDirectCodes = true;  // few rows read packed codes as they are, not unpacked to bytes first
-constexpr int kDirectFours = 96;     // rows up to which this holds for codes of four bits without a codebook
+constexpr int kAttendRows = 12;             // rows of attention that share a load of keys or values
+constexpr int kAttendBlock = 24;            // rows × 16 dimensions of values kept in registers
+constexpr int kCodeRows = 6;                // rows × 16 · kHalves channels kept in registers by the code kernel
+constexpr bool kDirectCodes = true;         // few rows read packed codes as they are, not unpacked to bytes first
+constexpr int kDirectRows = 3 * kCodeRows;  // rows up to which this holds for codes of other widths, and through a codebook
+constexpr int kDirectFours = 96;            // rows up to which this holds for codes of four bits without a codebook
 constexpr int kHalves = 2;
 constexpr int kFloatRows = 6;  // rows × kFloatChannels accumulators of the float kernel
 constexpr int kFloatChannels = 4;

@@ -231,6 +231,7 @@ constexpr int kAttendRows = 4;           // rows of attention that share a load 
 constexpr int kAttendBlock = 4;          // rows × 16 dimensions of values kept in registers
 constexpr int kCodeRows = 4;             // rows × 16 · kHalves channels kept in registers by the code kernel
 constexpr bool kDirectCodes = true;      // few rows read packed codes as they are, not unpacked to bytes first
+constexpr int kDirectRows = kCodeRows;   // rows up to which this holds for codes of other widths, and through a codebook
 constexpr int kDirectFours = kCodeRows;  // rows up to which this holds for codes of four bits without a codebook
 constexpr int kHalves = 1;
 constexpr int kFloatRows = 2;  // rows × kFloatChannels accumulators of the float kernel
