@@ -20,12 +20,13 @@ from penstock.backend.cpu import make_pool
 from penstock.backend.cpu.packing import to_native
 from penstock.bench import machine_table, markdown, measure_machine
 from penstock.bench.machine import DOT, FMA, seconds_of
-from penstock.formats import CODE_FORMATS, Layout, PackedMatrix, ScaleForm, Storage
+from penstock.formats import CODE_FORMATS, CodeFormat, Layout, PackedMatrix, ScaleForm, Storage
 from penstock.formats.packed import empty
 
 ROWS = (1, 2, 4, 6, 8, 16, 32, 128, 512)
 SHAPES = ((2048, 1024), (1024, 2048), (3072, 1024), (1024, 3072))  # Qwen3-0.6B
 VOCAB, HIDDEN, SAMPLED_ROWS, HISTORY_TOKENS = 151_936, 1024, 64, 512
+PER_CHANNEL = "INT8"  # one scale a channel
 SAMPLINGS = {
     "greedy": {"temperature": 0.0},
     "greedy, 5 logprobs": {"temperature": 0.0, "logprobs": 5},
@@ -46,7 +47,8 @@ def weights(kind, n, k, rng):
         values = rng.standard_normal((n, k), dtype=np.float32)
         data = values if layout is Layout.F32 else (values.view(np.uint32) >> 16).astype(np.uint16)
         return PackedMatrix(layout, n, k, data.view(np.uint8).reshape(-1))
-    packed = empty(CODE_FORMATS[Storage(kind)], n, k)
+    form = CodeFormat(8, k, 0, 128, mins=False) if kind == PER_CHANNEL else CODE_FORMATS[Storage(kind)]
+    packed = empty(form, n, k)
     packed.codes[:] = rng.integers(0, 256, packed.codes.size, dtype=np.uint8)
     if packed.scale_form is ScaleForm.E8M0:
         packed.scales[:] = 121
@@ -143,7 +145,7 @@ def main():
     print(markdown(machine_table(machine)))
     record = {"products": [], "sampling": []}
     print(f"  {'kind':6}{'rows':>5}{'GB/s':>9}{'of bandwidth':>14}{'Gop/s':>10}{'of peak':>9}")
-    for kind in ("F32", "BF16", *(storage.value for storage in CODE_FORMATS)):
+    for kind in ("F32", "BF16", PER_CHANNEL, *(storage.value for storage in CODE_FORMATS)):
         for row in products(pool, kernels, kind, machine, options.quick):
             record["products"].append(row)
             share, peak = f"{row['share_of_bandwidth']:.0%}", f"{row['share_of_peak']:.0%}"
