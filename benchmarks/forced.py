@@ -33,7 +33,7 @@ class Reader:
     def __init__(
         self, checkpoint: Checkpoint, kv_type: str, context: int, threads: int | None = None, isa: str | None = None
     ) -> None:
-        options = CpuOptions(context, 1, PIECE, PAGE_TOKENS, threads, kv_type, isa)
+        options = CpuOptions(context, 1, PIECE, PAGE_TOKENS, threads, kv_type=kv_type, isa=isa)
         self._backend = CpuBackend(checkpoint.spec, checkpoint.weights, options)
         self._num_pages = -(-context // PAGE_TOKENS)
         self._backend.allocate((self._num_pages,) * len(self._backend.kv_groups))

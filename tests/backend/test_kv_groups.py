@@ -47,7 +47,7 @@ class Server:
 
     def __init__(self, name, pages, *, max_step_tokens=512, prefix_cache=True, max_running=4, threads=1):
         spec, self.page_tokens = MODELS[name], PAGE
-        options = CpuOptions(MOST, max_running, max_step_tokens, PAGE, threads, "f32")
+        options = CpuOptions(MOST, max_running, max_step_tokens, PAGE, threads, kv_type="f32")
         self.backend = CpuBackend(spec, WEIGHTS[name], options)
         self.backend.allocate(pages)
         self.config = EngineConfig(
@@ -222,7 +222,7 @@ def test_pages_are_read_and_written_in_their_group():
 
 
 def test_pages_must_be_given_for_every_group():
-    options = CpuOptions(MOST, 1, 64, PAGE, 1, "f32")
+    options = CpuOptions(MOST, 1, 64, PAGE, 1, kv_type="f32")
     backend = CpuBackend(SMALL, WEIGHTS["small"], options)
     with pytest.raises(ConfigError, match="KV groups full, window-24, window-40"):
         backend.allocate((8, 8))
