@@ -1,7 +1,7 @@
 """Compiles the kernels that launchers ask for, for a Hopper GPU that need not be there, and prints what they became.
 
 Run as a process of its own without TRITON_INTERPRET: `python sm90.py CASE…` (see CASES in sm90_cases.py). One JSON
-object: case → for each kernel its name, matrix instructions, registers and bytes of local memory.
+object: case → for each kernel its name, matrix instructions, layouts of sums, registers, local memory.
 """
 
 import json
@@ -58,6 +58,8 @@ def facts(kernel: Any) -> dict[str, Any]:
         "name": kernel.name,
         "wgmma": sorted(hopper),
         "mma": sorted(older),
+        "layouts": re.findall(r"^#mma\d* = (.*)$", kernel.asm["ttgir"], re.MULTILINE),
+        "reductions": re.findall(r"\}\) : (\(tensor<.*) loc", kernel.asm["ttgir"]),
         "fused": len(re.findall(r"\bfma\.rn\.f32", ptx)),
         "shared": kernel.metadata.shared,
         **usage,

@@ -69,16 +69,15 @@ def test_inputs_that_are_no_multiple_of_a_step():
 
 
 @pytest.mark.parametrize("name", ["gptq", "Q4_K"])
-@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
-def test_bits_of_a_row_do_not_depend_on_the_others(name, kind):
-    w = device_codes(random_codes(FORMS[name], 34, 256), "cpu")
+def test_bits_of_a_row_do_not_depend_on_the_others(name, kind=torch.bfloat16):
+    w = device_codes(random_codes(FORMS[name], 30, 256), "cpu")
     x = rows_of(257, 256, kind)
-    alone = torch.cat([linear_codes(x[i : i + 1], w, out=torch.empty(1, 34)) for i in (0, 2, 15, 63, 256)])
-    for rows in (3, 16, 64, 257):
-        found = linear_codes(x[:rows], w, out=torch.empty(rows, 34))
-        kept = [i for i in (0, 2, 15, 63, 256) if i < rows]
+    alone = torch.cat([linear_codes(x[i : i + 1], w, out=torch.empty(1, 30)) for i in (0, 63, 256)])
+    for rows in (16, 64, 257):
+        found = linear_codes(x[:rows], w, out=torch.empty(rows, 30))
+        kept = [i for i in (0, 63, 256) if i < rows]
         assert torch.equal(found[kept], alone[: len(kept)])
-    assert not torch.equal(linear_codes(x[:1] + 0.01, w, out=torch.empty(1, 34)), alone[:1])
+    assert not torch.equal(linear_codes(x[:1] + 0.01, w, out=torch.empty(1, 30)), alone[:1])
 
 
 def test_what_does_not_fit_is_refused():
