@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-pytest.importorskip("torch", reason="PyTorch is not installed")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from penstock import assemble
 from penstock.backend.torch import TorchBackend, TorchOptions
@@ -19,6 +19,7 @@ PROMPTS = [(*SHARED, 7, 8, 9), SHARED + tuple(range(500, 520)), (*SHARED, 7, 8, 
 
 def start(tokens):
     """The bundled model with KV for so many tokens."""
+    torch.set_num_threads(1)
     checkpoint = open_checkpoint(assemble.BUNDLED)
     options = assemble.LoadOptions(max_model_tokens=96, page_tokens=16, max_running=8, max_step_tokens=32)
     chosen = TorchOptions(96, 8, 32, page_tokens=16)
