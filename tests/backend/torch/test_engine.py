@@ -4,7 +4,9 @@ import threading
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import torch
 
 from penstock import assemble
 from penstock.backend.torch import TorchBackend, TorchOptions

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from tests.backend.driver import Driver, make_backend
-from tests.backend.test_families import PAGES, PROMPT, TOLERANCE, Case, moved, per_position
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
+
+from tests.backend.driver import Driver, make_backend
+from tests.backend.test_families import PAGES, PROMPT, TOLERANCE, Case, moved, per_position
 
 FEATURES = (
     "llama biased",

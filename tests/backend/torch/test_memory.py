@@ -4,11 +4,13 @@ import pytest
 from tests.backend.driver import Driver, make_backend
 from tests.backend.reference import make_spec, random_weights, weight_map
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from penstock.backend.torch import TorchOptions  # noqa: E402
-from penstock.backend.torch import backend as room  # noqa: E402
-from penstock.kv import KvBudget  # noqa: E402
+import torch
+
+from penstock.backend.torch import TorchOptions
+from penstock.backend.torch import backend as room
+from penstock.kv import KvBudget
 
 SPEC = make_spec()
 WEIGHTS = weight_map(random_weights(SPEC))

@@ -16,9 +16,11 @@ from penstock.core import NO_OUTPUT, SAMPLE
 from penstock.formats import Storage, dequantize_bytes, num_bytes
 from penstock.model import Activation, QkNorm, Rope, RopeKind, WeightMap
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from penstock.backend.torch.products import product  # noqa: E402
+import torch
+
+from penstock.backend.torch.products import product
 
 LONG = {"short_factors": (1.0,) * 6, "long_factors": tuple(1.5 + i for i in range(6)), "original_tokens": 64}
 FEATURES = {

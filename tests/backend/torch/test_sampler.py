@@ -9,9 +9,11 @@ from tests.native.plain_sampler import many_uniforms, noise_key, plain_sample
 from penstock import _native
 from penstock.core import SAMPLE, Output, OutputKind, SamplingParams
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from penstock.backend.torch import noise  # noqa: E402
+import torch
+
+from penstock.backend.torch import noise
 
 SPEC = make_spec(vocab=1003, num_layers=1, logit_scale=0.6)
 WEIGHTS = weight_map(random_weights(SPEC, seed=8))
