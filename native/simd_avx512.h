@@ -137,8 +137,7 @@ constexpr bool kDirectCodes = true;         // few rows read packed codes as the
 constexpr int kDirectRows = 3 * kCodeRows;  // rows up to which this holds for codes of other widths, and through a codebook
 constexpr int kDirectFours = 96;            // rows up to which this holds for codes of four bits without a codebook
 constexpr int kBytesAhead = 6144;           // how far ahead one row asks for codes of eight bits
-constexpr int kBytesStride =
-    128;  // and one line in how many bytes of them: beside fast arithmetic the processor's own prefetcher brings the rest sooner
+constexpr int kBytesStride = 128;           // and in steps of how many bytes
 constexpr int kHalves = 2;
 constexpr int kFloatRows = 6;  // rows × kFloatChannels accumulators of the float kernel
 constexpr int kFloatChannels = 4;

@@ -234,8 +234,7 @@ constexpr bool kDirectCodes = true;      // few rows read packed codes as they a
 constexpr int kDirectRows = kCodeRows;   // rows up to which this holds for codes of other widths, and through a codebook
 constexpr int kDirectFours = kCodeRows;  // rows up to which this holds for codes of four bits without a codebook
 constexpr int kBytesAhead = 2048;        // how far ahead one row asks for codes of eight bits
-constexpr int kBytesStride =
-    64;  // and one line in how many bytes of them: beside fast arithmetic the processor's own prefetcher brings the rest sooner
+constexpr int kBytesStride = 64;         // and in steps of how many bytes
 constexpr int kHalves = 1;
 constexpr int kFloatRows = 2;  // rows × kFloatChannels accumulators of the float kernel
 constexpr int kFloatChannels = 3;

@@ -241,8 +241,7 @@ constexpr bool kDirectCodes = false;  // few rows read packed codes as they are,
 constexpr int kDirectRows = 0;        // rows up to which this holds for codes of other widths, and through a codebook
 constexpr int kDirectFours = 0;       // rows up to which this holds for codes of four bits without a codebook
 constexpr int kBytesAhead = 2048;     // how far ahead one row asks for codes of eight bits
-constexpr int kBytesStride =
-    64;  // and one line in how many bytes of them: beside fast arithmetic the processor's own prefetcher brings the rest sooner
+constexpr int kBytesStride = 64;      // and in steps of how many bytes
 constexpr int kHalves = 2;
 constexpr int kFloatRows = 2;  // rows × kFloatChannels accumulators of the float kernel
 constexpr int kFloatChannels = 2;
