@@ -30,6 +30,7 @@ def no_gpu_for_torch() -> bool:
         ({"device": "cpu", "fast_nondeterministic": True}, "fast_nondeterministic is set", "--device cuda"),
         ({"device": "cuda", "threads": 2}, "threads is 2 and the device is a GPU", "leave threads out"),
         ({"device": "cuda", "isa": "avx2"}, "isa is 'avx2' and the device is a GPU", "leave isa out"),
+        ({"device": "cuda", "numa": "off"}, "numa is 'off' and the device is a GPU", "leave numa out"),
     ],
 )
 def test_choices_that_do_not_meet_are_refused(choices: dict[str, object], message: str, hint: str | None) -> None:

@@ -247,8 +247,8 @@ def choose_device(options: LoadOptions, say: Callable[[str], None]) -> str:
                 hint="leave it out, or say --device cuda.",
             )
         return device
-    for name in ("threads", "isa"):
-        if (value := getattr(options, name)) is not None:
+    for name, usual in (("threads", None), ("isa", None), ("numa", "auto")):
+        if (value := getattr(options, name)) != usual:
             raise ConfigError(
                 f"{name} is {value!r} and the device is a GPU.",
                 param=name,
