@@ -5,10 +5,12 @@ Knows nothing about HTTP or terminals. Invariant: this is the only file that kno
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -208,6 +210,23 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, p
         ModelFileError: a file is missing, corrupt, mismatched or of an unknown kind.
         ConfigError: a choice cannot be met.
     """
+    with _collections_paused():
+        return _load(options, say, pool)
+
+
+@contextmanager
+def _collections_paused() -> Iterator[None]:
+    """No garbage collections: a vocabulary is half a million objects, none of them garbage, visited again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _load(options: LoadOptions, say: Callable[[str], None], pool: Pool | None) -> LoadedModel:
     options = replace(options, device=choose_device(options, say))
     checkpoint = open_checkpoint(find_model(options.model, options.revision, say))
     context = _context(options, checkpoint)

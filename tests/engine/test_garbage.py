@@ -1,6 +1,7 @@
 """Full collections come when asked, not in the middle of a step."""
 
 import gc
+import weakref
 
 import pytest
 
@@ -66,3 +67,15 @@ def test_a_collector_that_is_off_stays_off(fulls):
     finally:
         gc.enable()
     assert not fulls
+
+
+def test_what_was_hidden_is_collected_once_released(fulls):
+    found, cycle = gc.get_threshold(), Cycle()
+    watched = weakref.ref(cycle)
+    garbage = Garbage(0.0)
+    del cycle
+    garbage.collect(1.0)
+    assert watched() is not None  # the control: hidden, it stays for good
+    garbage.release()
+    gc.collect()
+    assert watched() is None and gc.get_threshold() == found

@@ -22,7 +22,7 @@ LONGEST_S = 60.0
 class Garbage:
     """The collector of this process, for an engine thread.
 
-    What is loaded so far (the model, the modules) is moved out of its sight for good.
+    What is loaded so far (the model, the modules) is moved out of its sight until `release`.
 
     Args:
         now: the injected clock.
@@ -34,6 +34,7 @@ class Garbage:
     def __init__(self, now: float) -> None:
         self.due = False
         self._collected_s = now
+        self._found = gc.get_threshold()
         gc.freeze()
         gc.set_threshold(YOUNG_OBJECTS, YOUNG_ROUNDS, NEVER)
 
@@ -49,3 +50,11 @@ class Garbage:
         self._collected_s = now
         if gc.isenabled():  # who switched it off measures something
             gc.collect()
+
+    def release(self) -> None:
+        """Gives the collector back as it was found: what was hidden is seen again, a closed model in a cycle too.
+
+        Another engine of this process goes on with the interpreter's own collections then: slower, not wrong.
+        """
+        gc.unfreeze()
+        gc.set_threshold(*self._found)

@@ -102,6 +102,7 @@ class EngineThread:
                 logger.error("a step did not end within %.0f s of closing", LAST_STEP_S)
                 return
             self._engine.close()
+            self._garbage.release()
 
     def _run(self) -> None:
         while True:
