@@ -305,6 +305,7 @@ void bind_kernels(nb::module_& m) {
           "__init__", [](Pool* self, const std::vector<NodeFacts>& nodes) { new (self) Pool(pool_nodes(nodes)); }, "nodes"_a)
       .def_prop_ro("threads", &Pool::threads)
       .def_prop_ro("nodes", &Pool::nodes)
+      .def_prop_ro("refusals", &Pool::refusals)
       .def("shares", &shares_of, "count"_a, "own"_a = false,
            "The thread that ran each of `count` indices; own says without stealing between nodes.");
   m.def(

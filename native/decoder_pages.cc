@@ -81,7 +81,8 @@ void Decoder::allocate(const std::vector<int64_t>& pages) {
 #ifdef MADV_HUGEPAGE
     ::madvise(memory, bytes[g], MADV_HUGEPAGE);
 #endif
-    if (pool_.nodes() > 1) interleave(memory, bytes[g], pool_.node_ids());  // any thread may read any page
+    if (pool_.nodes() > 1 && !interleave(memory, bytes[g], pool_.node_ids()))
+      pool_.note_refusal();  // any thread may read any page
     groups_[g].memory = static_cast<uint8_t*>(memory);
     groups_[g].pages = pages[g];
   }

@@ -40,7 +40,7 @@ bool bind_thread(const std::vector<int>& cpus) {
 BoundHere::BoundHere(const std::vector<int>& cpus) {
   if (cpus.empty()) return;
   before_ = allowed_here();
-  bind_thread(cpus);
+  if (!before_.empty()) bind_thread(cpus);  // never what could not be undone
 }
 
 bool interleave(void* memory, size_t bytes, const std::vector<int>& nodes) {

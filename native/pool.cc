@@ -68,6 +68,7 @@ struct Pool::State {
   std::atomic<bool> stop{false};
   alignas(64) std::atomic<int> active{0};
   alignas(64) std::atomic<int> parked{0};
+  std::atomic<int> refusals{0};
   void (*body)(void*, int64_t, int) = nullptr;
   void* context = nullptr;
   bool own = false;  // no stealing; the caller waits for what is `undone`
@@ -117,7 +118,7 @@ struct Pool::State {
   }
 
   void serve(int thread) {
-    if (several()) bind_thread(nodes[home[static_cast<size_t>(thread)]].cpus);
+    if (several() && !bind_thread(nodes[home[static_cast<size_t>(thread)]].cpus)) refusals.fetch_add(1);
     uint32_t seen = 0;
     int spins = kMaxSpins;
     while (!stop.load()) {
@@ -198,8 +199,12 @@ std::vector<int> Pool::node_ids() const {
 
 int64_t Pool::begin_of(int64_t count, int node) const { return state_->begin_of(count, node); }
 
+int Pool::refusals() const { return state_->refusals.load(); }
+
+void Pool::note_refusal() const { state_->refusals.fetch_add(1); }
+
 void Pool::bind_caller() const {
-  if (state_->several()) bind_thread(state_->nodes[0].cpus);
+  if (state_->several() && !bind_thread(state_->nodes[0].cpus)) note_refusal();
 }
 
 void Pool::run(int64_t count, void (*body)(void*, int64_t, int), void* context, const int64_t* begins) {

@@ -30,6 +30,10 @@ class Pool {
   int nodes() const;
   std::vector<int> node_ids() const;
 
+  // How often the system refused to bind a thread or to place memory on the nodes: it runs all the same, placed by chance.
+  int refusals() const;
+  void note_refusal() const;
+
   // The first of `count` indices that belongs to a node: nodes share by how many threads they have. nodes() gives `count`.
   int64_t begin_of(int64_t count, int node) const;
 

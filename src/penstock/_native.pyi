@@ -55,6 +55,9 @@ class Pool:
     @property
     def nodes(self) -> int: ...
 
+    @property
+    def refusals(self) -> int: ...
+
     def shares(self, count: int, own: bool = False) -> list[int]:
         """
         The thread that ran each of `count` indices; own says without stealing between nodes.

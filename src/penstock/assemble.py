@@ -210,9 +210,27 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, p
         ModelFileError: a file is missing, corrupt, mismatched or of an unknown kind.
         ConfigError: a choice cannot be met.
     """
-    with _collections_paused():
-        return _load(options, say, pool)
-
+    options = replace(options, device=choose_device(options, say))
+    checkpoint = open_checkpoint(find_model(options.model, options.revision, say))
+    context = _context(options, checkpoint)
+    if context > checkpoint.spec.max_tokens:
+        raise ConfigError(
+            f"max_model_tokens is {context:,}; the model was made for {checkpoint.spec.max_tokens:,}.",
+            param="max_model_tokens",
+            hint=f"lower it to {checkpoint.spec.max_tokens} or leave it out.",
+        )
+    # Weights are repacked without the interpreter's lock, beside the tokenizer.
+    with _collections_paused(), ThreadPoolExecutor(1, "penstock-tokenizer") as beside:
+        notes = default_folder(os.environ, Path.home()).with_name("tokenizers") if options.pack_cache else None
+        reading = beside.submit(read_tokenizer, checkpoint, notes)
+        tensors = _load_weights(checkpoint, options, context, pool)
+    try:
+        tokenizer = reading.result()
+        tokenizer.start_encoders()
+        return _start(options, checkpoint, tokenizer, tensors, say)
+    except BaseException:
+        tensors.backend.close()
+        raise
 
 @contextmanager
 def _collections_paused() -> Iterator[None]:
@@ -224,29 +242,6 @@ def _collections_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _load(options: LoadOptions, say: Callable[[str], None], pool: Pool | None) -> LoadedModel:
-    options = replace(options, device=choose_device(options, say))
-    checkpoint = open_checkpoint(find_model(options.model, options.revision, say))
-    context = _context(options, checkpoint)
-    if context > checkpoint.spec.max_tokens:
-        raise ConfigError(
-            f"max_model_tokens is {context:,}; the model was made for {checkpoint.spec.max_tokens:,}.",
-            param="max_model_tokens",
-            hint=f"lower it to {checkpoint.spec.max_tokens} or leave it out.",
-        )
-    with ThreadPoolExecutor(1, "penstock-tokenizer") as beside:  # weights are repacked without the interpreter's lock
-        notes = default_folder(os.environ, Path.home()).with_name("tokenizers") if options.pack_cache else None
-        reading = beside.submit(read_tokenizer, checkpoint, notes)
-        tensors = _load_weights(checkpoint, options, context, pool)
-    try:
-        tokenizer = reading.result()
-        tokenizer.start_encoders()
-        return _start(options, checkpoint, tokenizer, tensors, say)
-    except BaseException:
-        tensors.backend.close()
-        raise
 
 
 def choose_device(options: LoadOptions, say: Callable[[str], None]) -> str:

@@ -9,6 +9,7 @@ from tests.backend.reference import make_spec, random_weights, weight_map
 from tests.backend.test_packing import SPEC, coded_model, tokens_of
 
 from penstock.backend.cpu import CpuBackend, CpuOptions, Pool, make_pool, packing
+from penstock.core import ConfigError
 from penstock.formats import Storage
 
 LAYOUTS = [(1, 1), (3, 1), (1, 2, 2), (4, 4)]
@@ -48,6 +49,21 @@ def test_mixtures_have_the_bits_of_one_node(threads):
         want = logits(MIXTURE, weights, make_pool(1), chunks, count=200 if chunks else 24)
         found = logits(MIXTURE, weights, pool_of(*threads), chunks, count=200 if chunks else 24)
         assert found.tobytes() == want.tobytes()
+
+
+def test_a_refused_binding_is_said_once(caplog):
+    pool = Pool([(0, 1, [0]), (1, 2, [1_000_000])])
+    logits(SPEC, coded_model(Storage.Q4_0)[0], pool)
+    assert pool.refusals >= 2 and "refused" in caplog.text and "--numa off" in caplog.text
+    caplog.clear()
+    logits(SPEC, coded_model(Storage.Q4_0)[0], make_pool(2, "off"))
+    assert "refused" not in caplog.text  # the control
+
+
+def test_a_shared_pool_of_several_nodes_cannot_be_off():
+    options = CpuOptions(max_model_tokens=64, max_running=1, max_step_tokens=64, numa="off")
+    with pytest.raises(ConfigError, match="bound to 2 nodes"):
+        CpuBackend(SPEC, weight_map(random_weights(SPEC)), options, pool_of(1, 1))
 
 
 def test_control_another_weight_changes_the_bits():

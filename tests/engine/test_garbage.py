@@ -79,3 +79,12 @@ def test_what_was_hidden_is_collected_once_released(fulls):
     garbage.release()
     gc.collect()
     assert watched() is None and gc.get_threshold() == found
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_engines_leave_the_interpreter_as_it_was_whichever_ends_first(fulls, order):
+    found = gc.get_threshold()
+    both = [Garbage(0.0), Garbage(0.0)]
+    for index in order:
+        both[index].release()
+    assert gc.get_threshold() == found

@@ -54,7 +54,9 @@ class Garbage:
     def release(self) -> None:
         """Gives the collector back as it was found: what was hidden is seen again, a closed model in a cycle too.
 
-        Another engine of this process goes on with the interpreter's own collections then: slower, not wrong.
+        Another engine of this process goes on with the interpreter's own collections then: slower, not wrong. Who found
+        another's thresholds leaves those alone, in whichever order they are closed.
         """
         gc.unfreeze()
-        gc.set_threshold(*self._found)
+        if self._found[2] != NEVER:
+            gc.set_threshold(*self._found)

@@ -246,7 +246,7 @@ class Engine:
 
     def _deliver_all(self, outcomes: tuple[Outcome, ...], when: float, now: float) -> None:
         """Gives every outcome to its stream; by the short way where a token is nothing but a token."""
-        find, add_waiter = self._live.get, self._waiters.append
+        find = self._live.get
         for outcome in outcomes:
             sequence, tokens = outcome[0], outcome[1]  # to unpack a named tuple takes twice as long
             live = find(sequence.request.id)
@@ -267,7 +267,7 @@ class Engine:
             stream = live.stream
             waiter = stream.put(new_tuple(Event, (sample.sample, tokens, text, outcome[2], None, None, None)), now)
             if waiter is not None:
-                add_waiter(waiter)
+                self._waiters.append(waiter)  # a closing thread may swap the list: never bound once
             elif stream.behind:
                 self._check_reader(live, now)
 

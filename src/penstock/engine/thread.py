@@ -10,7 +10,7 @@ import sys
 import threading
 
 from penstock.core import Clock, Draining, PenstockError, Request, Snapshot
-from penstock.engine.garbage import Garbage
+from penstock.engine.garbage import LONGEST_S, Garbage
 from penstock.engine.loop import Engine
 from penstock.engine.stream import EventStream
 
@@ -113,7 +113,7 @@ class EngineThread:
                 self._garbage.busy(self.clock.now())
             elif not self._engine.idle:
                 self._work.wait(RECHECK_S)
-            elif not self._work.wait(PAUSE_S if self._garbage.due else None):
+            elif not self._work.wait(PAUSE_S if self._garbage.due else LONGEST_S):
                 self._garbage.collect(self.clock.now())
 
 

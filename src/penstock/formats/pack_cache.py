@@ -128,6 +128,7 @@ class PackCache:
         try:
             _check_size(num_bytes, self._max_bytes)
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._sweep()
             handle, name = tempfile.mkstemp(prefix=path.stem[:16], suffix=_ASIDE, dir=self._folder)
             held = _hold(handle)
             try:
@@ -161,16 +162,16 @@ class PackCache:
     def _path(self, key: str) -> Path:
         return self._folder / (hashlib.sha256(f"{LAYOUT_VERSION}:{key}".encode()).hexdigest() + _SUFFIX)
 
-    def _evict(self, keep: Path) -> None:
-        """Removes the files used longest ago until the rest fits; files mapped elsewhere live on until unmapped.
-
-        What a killed process left aside goes too.
-        """
-        files = []
+    def _sweep(self) -> None:
+        """Removes what killed processes left aside."""
         for path in self._folder.glob("*" + _ASIDE):
             with contextlib.suppress(OSError), path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not to be had while its writer lives
                 path.unlink()
+
+    def _evict(self, keep: Path) -> None:
+        """Removes the files used longest ago until the rest fits; files mapped elsewhere live on until unmapped."""
+        files = []
         for path in self._folder.glob("*" + _SUFFIX):
             with contextlib.suppress(OSError):
                 stat = path.stat()

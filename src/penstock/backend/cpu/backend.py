@@ -6,6 +6,7 @@ and a plan crosses as the tuples that it is.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ from penstock.core import (
     limits,
 )
 from penstock.model import DecoderSpec, WeightMap, check_spec, kv_groups, resolve_kv_type
+
+_log = logging.getLogger(__name__)
 
 KV_TYPES = {"f32": 0, "bf16": 1, "int8": 2}
 PAGE_MULTIPLE = 16  # positions of a tile of stored keys
@@ -149,6 +152,13 @@ class CpuBackend:
             raise ConfigError(
                 f"no memory for {size:,} bytes of KV.", param="kv_bytes", hint="lower --kv-bytes."
             ) from error
+        if self._pool.refusals:
+            _log.warning(
+                "the system refused %d times to bind a thread or to place memory on this machine's %d nodes: it computes the "
+                "same, slower. hint: allow sched_setaffinity and mbind, or --numa off.",
+                self._pool.refusals,
+                self._pool.nodes,
+            )
 
     def submit(self, plan: StepPlan) -> Ticket:
         """Starts the step; returns at once."""
@@ -258,6 +268,10 @@ def _shared(pool: Pool, options: CpuOptions) -> Pool:
     if options.threads not in (None, pool.threads):
         raise ConfigError(
             f"threads is {options.threads}; the pool that this process computes on has {pool.threads}.", param="threads"
+        )
+    if options.numa == "off" and pool.nodes > 1:
+        raise ConfigError(
+            f"numa is off; the pool that this process computes on is bound to {pool.nodes} nodes.", param="numa"
         )
     return pool
 
