@@ -9,10 +9,11 @@ CPP := $(wildcard native/*.cc native/*.h native/*.inc native/tiers/*)
 BUILD_INPUTS := pyproject.toml CMakeLists.txt native/CMakeLists.txt $(CPP)
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 LINTED := src tests scripts examples benchmarks
+TARGETS = $(BIN)/python -m benchmarks.targets --page docs/speed.md
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test check format bench bench-avx2 bench-accuracy bench-busy bench-peers wheel docs clean
+.PHONY: help setup serve demo test check format bench bench-avx2 bench-accuracy bench-busy bench-kv bench-peers wheel docs clean
 
 help:  ## Show the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-14s %s\n", $$1, $$2}'
@@ -55,7 +56,10 @@ format: $(DEV)  ## Rewrite Python and C++ in the project's format
 	$(BIN)/clang-format -i $(CPP)
 
 bench: $(DEV)  ## Measure this machine, which should be idle: kernels, engine, start-up, loading, HTTP under load, the load generator
-	@for name in kernels engine_cpu engine_loop startup load storm client; do echo "== $$name"; page=; [ $$name != engine_cpu ] || page="--page docs/speed.md"; $(BIN)/python benchmarks/$$name.py --json benchmarks/records/$$name.json $$page || exit 1; done
+	@for name in kernels engine_cpu engine_loop startup load storm client; do echo "== $$name"; \
+	  case $$name in load) page=models;; client) page=benchmarking;; *) page=speed;; esac; \
+	  $(BIN)/python benchmarks/$$name.py --json benchmarks/records/$$name.json --page docs/$$page.md || exit 1; done
+	@$(TARGETS)
 
 bench-avx2: $(DEV)  ## Measure the engine on the AVX2 tier, against that tier's limits
 	@$(BIN)/python benchmarks/engine_cpu.py --tier avx2 --json benchmarks/records/engine_cpu_avx2.json --page docs/speed.md $(ARGS)
@@ -63,11 +67,16 @@ bench-avx2: $(DEV)  ## Measure the engine on the AVX2 tier, against that tier's 
 bench-accuracy: $(DEV)  ## Measure what packed types cost in accuracy, here and in llama.cpp (in PEERS_VENV or build/peers/venv)
 	@$(BIN)/python benchmarks/accuracy.py --peer "$${PEERS_VENV:-build/peers/venv}/bin/python" --json benchmarks/records/accuracy.json --page docs/models.md $(ARGS)
 
+bench-kv: $(DEV)  ## Measure what rounded keys and values cost in quality (ARGS="--text FILE --model MODEL")
+	@$(BIN)/python benchmarks/kv_quality.py --json benchmarks/records/kv_quality.json --page docs/models.md $(ARGS)
+
 bench-busy: $(DEV)  ## Measure one stream while another process keeps a core busy, beside llama-server
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.peers.busy --json benchmarks/records/busy.json --page docs/speed.md $(ARGS)
+	@$(TARGETS)
 
 bench-peers: $(DEV)  ## Measure penstock beside other engines, which are installed below build/peers (ARGS="--quick" tries it)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.peers $(ARGS)
+	@$(TARGETS)
 
 wheel: $(BASE)  ## Build a wheel into dist/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import ml_dtypes  # noqa: F401 - teaches numpy the name bfloat16
 import numpy as np
-from forced import Reader, read_text
+from forced import Reader, expect_texts, read_text
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize
 from pages import expect_table, fill
 from random_checkpoint import finish
@@ -159,12 +159,12 @@ def write_dequantized(source, path, error=0.0):
     finish(writer)
 
 
-def read_windows(folder, count, length):
+def read_windows(folder, text, count, length):
     """Token ids of the text's beginning.  # [count, length] int32"""
-    found = load_tokenizer(folder).encode(read_text(TEXT)[: count * length * CHARS_A_TOKEN])
+    found = load_tokenizer(folder).encode(read_text(text)[: count * length * CHARS_A_TOKEN])
     if len(found) < count * length:
         raise SystemExit(
-            f"{TEXT} gives {len(found):,} tokens, {count * length:,} are asked for. hint: lower --windows."
+            f"{text} gives {len(found):,} tokens, {count * length:,} are asked for. hint: lower --windows."
         )
     return np.array(found[: count * length], np.int32).reshape(count, length)
 
@@ -190,7 +190,7 @@ class Bench:
     def __init__(self, work, options):
         self.work, self.peer, self.isa = work, options.peer, options.isa
         folder = find_model(None, None, print)
-        self.windows = read_windows(folder, options.windows, options.tokens)
+        self.windows = read_windows(folder, options.text, options.windows, options.tokens)
         np.save(work / "windows.npy", self.windows)
         write_float_gguf(Path(folder), work / "float.gguf")
 
@@ -272,6 +272,7 @@ def statement(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", required=True, help="python with llama-cpp-python")
+    parser.add_argument("--text", type=Path, default=TEXT, help="text or .jsonl file, maybe .gz or .bz2")
     parser.add_argument("--types", default=",".join(FILE_TYPES))
     parser.add_argument("--windows", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=256)
@@ -279,6 +280,7 @@ def main():
     parser.add_argument("--json", help="file that takes the record")
     parser.add_argument("--page", type=Path, help="page whose table named accuracy is written anew")
     options = parser.parse_args()
+    expect_texts([options.text])
     expect_table(options.page, "accuracy")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), options)
@@ -290,7 +292,7 @@ def main():
     print(f"\n{text}")
     if options.page is not None:
         fill(options.page, "accuracy", f"{options.windows} windows of {options.tokens} tokens. {text}", read_origin())
-    write_record(options.json, rows, windows=options.windows, tokens=options.tokens)
+    write_record(options.json, "accuracy", rows, windows=options.windows, tokens=options.tokens)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Accuracy is against the scripted server of the tests, which logs when it really 
 server that does as little as possible, in a process of its own: answers of 16 tokens, one every 20 ms, each in a write
 of its own. The rate grows until one is refused twice. The machine should be idle otherwise.
 
-    python benchmarks/client.py --json benchmarks/records/client.json
+    python benchmarks/client.py --json benchmarks/records/client.json --page docs/benchmarking.md
     python benchmarks/client.py --quick
 """
 
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record_tables import expect_tables, show
 from records import ROOT, write_record
 
 from penstock.bench import Ask, Endpoint, Outcome, RunPlan, RunResult, Timing, run, timing_of
@@ -160,11 +161,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--quick", action="store_true", help="short, low rates: only whether it runs")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path, help="page whose tables of the client are written anew")
     parser.add_argument("--serve", type=int, metavar="DESCRIPTOR", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve is not None:
         serve_least(arguments.serve)
         return
+    expect_tables(arguments.page, "client")
     rows = accuracy(5 if arguments.quick else arguments.repeats)
     print("| case | metric | true ms | measured ms | error ms | p99 error ms |\n|---|---|---|---|---|---|")
     for row in rows:
@@ -194,7 +197,8 @@ def main() -> None:
         cells += [f"{health[name]['p99_s'] * 1e3:.1f}" for name in ("send_lag", "loop_lag")]
         cells += [f"{row['client_ms_per_1000_tokens']:.1f}", "no" if row["invalid"] else "yes"]
         print(f"| {' | '.join(cells)} |")
-    write_record(arguments.json, {"accuracy": rows, "rates": rates}, seconds=arguments.seconds)
+    figures = {"accuracy": rows, "rates": rates}
+    show(write_record(arguments.json, "client", figures, seconds=arguments.seconds), arguments.page)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,19 @@
     python benchmarks/engine_cpu.py --tier avx2                 # a lower tier, held against the limits of that tier
     python benchmarks/engine_cpu.py --kinds F32,Q4_0+Q6_K       # other kinds; the one behind the + is the head's
 
-Five minutes on two cores, which should be idle. Weights are random and made in memory, so that every storage kind is
+Six minutes on two cores, which should be idle. Weights are random and made in memory, so that every storage kind is
 measured without a download; the steps are those of `penstock bench engine`, at the streams and depths that matter most.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from pages import expect_table, fill
+from random_checkpoint import SHAPE
 from records import save
 
 from penstock.backend.cpu import make_pool
@@ -26,18 +26,18 @@ from penstock.core import SamplingParams
 from penstock.formats import BLOCKS, RawTensor, Storage, num_bytes
 from penstock.model import Attention, Checkpoint, DecoderSpec, Layer, Mlp, QkNorm, Rope, WeightMap, WeightRef, places
 
-ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT.parent / "shared/data/model_configs/Qwen--Qwen3-0.6B.json"
 WIDE = EnginePlan(depths=(512,), prompts=(512,), mixed_prompt=0, steps=16, repeats=5, kv_type="bf16")
 DEEP = EnginePlan((1,), depths=(2048,), prompts=(2048,), mixed_prompt=0, steps=16, repeats=3, kv_type="bf16")
+INT8 = EnginePlan((1, 16), depths=(512, 2048), prompts=(512,), mixed_prompt=0, steps=16, repeats=3, kv_type="int8")
 QUICK = EnginePlan(streams=(1, 2), depths=(64,), prompts=(64,), mixed_prompt=0, steps=3, repeats=3, kv_type="bf16")
+INT8_KIND = "Q4_0"  # that is measured with an int8 KV, too
 KINDS = "BF16,Q8_0,Q4_0,Q4_0+Q6_K"  # people's Q4_0 files have a Q6_K head
 # Where a block's scale lies and how large it is, so that weights are of an ordinary size.
 SCALES = {Storage.Q8_0: (0, 3e-4), Storage.Q4_0: (0, 5e-3), Storage.Q6_K: (208, 2.5e-5)}
 
 
 def qwen3_spec(quick):
-    config = json.loads(CONFIG.read_text())
+    config = SHAPE
     head = config["head_dim"]
     attention = Attention(
         num_heads=config["num_attention_heads"],
@@ -96,8 +96,19 @@ def random_checkpoint(spec, kind):
     return Checkpoint("0.6B", spec, weights, None, None, (), None, SamplingParams(), ((named, stored),))
 
 
-def measured(kinds, plans, options):
-    """(kind, limits just before, steps) of every kind; of a head of its own only the first plan: prompts hardly see it.
+def plans_of(kind, options):
+    """What is measured of a kind; of a head of its own only the first plan: prompts hardly see it."""
+    if options.quick:
+        plans = (QUICK, replace(QUICK, kv_type="int8")) if kind == INT8_KIND else (QUICK,)
+    elif "+" in kind:
+        plans = (WIDE,)
+    else:
+        plans = (WIDE, DEEP, INT8) if kind == INT8_KIND else (WIDE, DEEP)
+    return [replace(plan, isa=options.tier) for plan in plans]
+
+
+def measured(kinds, options):
+    """(kind, limits just before, steps) of every kind.
 
     A machine's limits can halve within minutes, so each kind is held against those of its own time.
     """
@@ -106,7 +117,7 @@ def measured(kinds, plans, options):
         pool = make_pool(machine.threads)
         checkpoint = random_checkpoint(qwen3_spec(options.quick), kind)
         steps: list[StepFigure] = []
-        for plan in plans[:1] if "+" in kind else plans:
+        for plan in plans_of(kind, options):
             steps += measure_engine(checkpoint, "0.6B", plan, machine, pool)
         yield kind, machine, steps
 
@@ -122,9 +133,9 @@ def main():
     options = parser.parse_args()
     table = f"engine {options.tier or 'best'}"
     expect_table(options.page, table)
-    plans = [replace(plan, isa=options.tier) for plan in ((QUICK,) if options.quick else (WIDE, DEEP))]
     steps, machines, tables = [], {}, []
-    for kind, machine, found in measured(options.kinds.split(","), plans, options):
+    kinds = options.kinds.split(",")
+    for kind, machine, found in measured(kinds, options):
         steps += found
         machines[kind] = machine
         tables.append(markdown(replace(steps_table(found, machine), title=kind)).strip())
@@ -133,7 +144,8 @@ def main():
     if options.page is not None:
         fill(options.page, table, "\n\n".join(tables), origin)
     limits = {kind: asdict(machine)["limits"] for kind, machine in machines.items()}
-    configuration = {"plans": [asdict(plan) for plan in plans], "quick": options.quick, "limits": limits}
+    plans = {kind: [asdict(plan) for plan in plans_of(kind, options)] for kind in kinds}
+    configuration = {"plans": plans, "quick": options.quick, "limits": limits}
     save(options.json, Record("engine", "engine_cpu", origin, configuration, steps=tuple(steps)))
 
 

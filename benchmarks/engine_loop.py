@@ -5,6 +5,7 @@ forward takes is left out. Times are CPU time of the loop's thread, so that othe
 The second figure has as many SSE streams connected over HTTP, read by another process, beside it.
 
     PYTHONPATH=src python benchmarks/engine_loop.py [--rows 1 64 256 1024] [--sse 64] [--json out.json]
+        [--page docs/speed.md]
 
 Prints one JSON line a figure: median and p99 of every part. `total` is the sum of them.
 """
@@ -22,6 +23,7 @@ import time
 from pathlib import Path
 
 from engine_cpu import random_weights
+from record_tables import PARTS, expect_tables, show
 from records import write_record
 
 from penstock import api, assemble
@@ -35,7 +37,6 @@ from penstock.model import Attention, DecoderSpec, Layer, Mlp, QkNorm, Rope, ope
 from penstock.sched import Scheduler
 
 VOCAB, PAGE_TOKENS, OWN_TOKENS = 4096, 32, 32
-PARTS = ("drain", "plan", "arguments", "results", "commit", "rest", "total")
 # Reads and forgets: the body is one JSON object a connection.
 CLIENT = """
 import selectors, socket, sys
@@ -201,7 +202,9 @@ def main():
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path, help="page whose table of the loop is written anew")
     options = parser.parse_args()
+    expect_tables(options.page, "engine_loop")
     records = []
     cases = [(alone, rows) for rows in options.rows] + ([(connected, options.sse)] if options.sse else [])
     for measure, rows in cases:
@@ -209,7 +212,8 @@ def main():
         record |= measure(rows, options.context, options.steps)
         print(json.dumps(record), flush=True)
         records.append(record)
-    write_record(options.json, records, context=options.context, steps=options.steps)
+    record = write_record(options.json, "engine_loop", records, context=options.context, steps=options.steps)
+    show(record, options.page)
 
 
 if __name__ == "__main__":

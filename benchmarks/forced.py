@@ -9,7 +9,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,17 @@ class Reader:
         self._steps += 1
         logits -= logits.max(-1, keepdims=True)
         return np.asarray(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))
+
+
+def expect_texts(paths: Iterable[Path]) -> None:
+    """Passes texts that are there: to be asked before anything is computed.
+
+    Raises:
+        SystemExit: one is not.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise SystemExit(f"error: there is no text {path}. hint: --text FILE takes any text or .jsonl file.")
 
 
 def read_text(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Kernels beside the machine's limits: bandwidth, integer and float peaks, products as shares of them, and sampling.
 
-    PYTHONPATH=src python benchmarks/kernels.py [--tier avx512] [--threads 2] [--json out.json] [--quick]
+    PYTHONPATH=src python benchmarks/kernels.py [--tier avx512] [--threads 2] [--json out.json]
+        [--page docs/speed.md] [--quick]
 
 Run it on an idle machine. Each figure is a median with its 95 % interval. A product over few rows is set against the
 bandwidth (its weights are larger than the caches together), over many rows against the peak of its instructions.
@@ -11,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
+from record_tables import expect_tables, show
 from records import write_record
 
 from penstock import _native
@@ -31,6 +34,7 @@ SAMPLINGS = {
     "greedy": {"temperature": 0.0},
     "greedy, 5 logprobs": {"temperature": 0.0, "logprobs": 5},
     "top-k 40": {"top_k": 40},
+    "top-k 64": {"top_k": 64},
     "top-k 50, top-p 0.9": {"top_k": 50, "top_p": 0.9},
     "top-k 50, penalties": {"top_k": 50, "repetition": 1.1, "frequency": 0.2},
     "unfiltered": {},
@@ -138,8 +142,10 @@ def main():
     parser.add_argument("--tier")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json")
+    parser.add_argument("--page", type=Path, help="page whose tables of products and sampling are written anew")
     parser.add_argument("--quick", action="store_true", help="a check that it runs; the figures mean nothing")
     options = parser.parse_args()
+    expect_tables(options.page, "kernels")
     machine = measure_machine(options.threads, options.tier, options.quick)
     pool, kernels = make_pool(machine.threads), _native.kernels(options.tier)
     print(markdown(machine_table(machine)))
@@ -156,7 +162,7 @@ def main():
     for row in samplings(pool, kernels, options.quick):
         record["sampling"].append(row)
         print(f"  {row['kind']:32}{row['rows']:5}{1e3 * row['seconds']['value']:9.2f}")
-    write_record(options.json, record, machine, quick=options.quick)
+    show(write_record(options.json, "kernels", record, machine, quick=options.quick), options.page)
 
 
 if __name__ == "__main__":

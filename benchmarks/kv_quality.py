@@ -3,8 +3,8 @@
 Windows of the text, evenly spread, go through the serving backend with each KV type; only the KV differs. The figures
 are no timings: the same model, text and tier give the same numbers on any machine, busy or idle.
 
-    python benchmarks/kv_quality.py book.txt articles.jsonl.bz2 --json benchmarks/records/kv_quality.json
-    python benchmarks/kv_quality.py book.txt --model owner/name --windows 8 --context 4096
+    make bench-kv
+    python benchmarks/kv_quality.py --text book.txt --text articles.jsonl.bz2 --model owner/name --context 4096
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from forced import PIECE, Logprobs, Reader, read_text
+from forced import PIECE, Logprobs, Reader, expect_texts, read_text
+from pages import expect_table, fill
+from records import ROOT, write_record
 
 from penstock.assemble import find_model, read_tokenizer
-from penstock.bench import Record, read_origin, write_record
 from penstock.model import KV_COSTS, open_checkpoint
 
 EXACT = "f32"
+CORPUS = ROOT.parent / "shared/data/corpus"
+TEXTS = (CORPUS / "classic_books_valid.jsonl.bz2", CORPUS / "wikitext2_valid.txt.gz")
 
 
 @dataclass
@@ -102,21 +105,26 @@ def table(costs: dict[str, int], figures: dict[str, dict[str, dict[str, float]]]
 def main() -> None:
     """Measures and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("texts", nargs="+", type=Path, metavar="TEXT", help="text or .jsonl file, maybe .gz or .bz2")
+    parser.add_argument(
+        "--text", action="append", type=Path, help="text or .jsonl file, maybe .gz or .bz2; more than once"
+    )
     parser.add_argument("--model", default=None, help="as for `penstock run`; the bundled model if left out")
     parser.add_argument("--windows", type=int, default=64, help="windows of each text")
     parser.add_argument("--context", type=int, default=None, help="tokens of a window; the model's, at most 2,048")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--json", default=None, help="write a record there")
+    parser.add_argument("--page", type=Path, help="page whose table named kv is written anew")
     args = parser.parse_args()
-
+    texts = args.text or TEXTS
+    expect_texts(texts)
+    expect_table(args.page, "kv")
     checkpoint = open_checkpoint(find_model(args.model))
     tokenizer = read_tokenizer(checkpoint)
     context = args.context or min(checkpoint.spec.max_tokens, 2048)
     readers = {kv_type: Reader(checkpoint, kv_type, context, args.threads) for kv_type in KV_COSTS}
     first = tokenizer.encode("")  # what the model's texts begin with
     figures = {}
-    for path in args.texts:
+    for path in texts:
         tokens = tokenizer.encode(read_text(path), add_special_tokens=False)
         windows = [first + window for window in spread(tokens, args.windows, context - len(first))]
         figures[path.name.split(".")[0]] = compare(readers, windows)
@@ -124,10 +132,13 @@ def main() -> None:
         kv_type: sum(cost.bytes_per_token(layer.attention) for layer in checkpoint.spec.layers)
         for kv_type, cost in KV_COSTS.items()
     }
-    print(table(costs, figures))
+    text = table(costs, figures)
+    print(text)
     choices = {"model": checkpoint.name, "tier": readers[EXACT].tier, "windows": args.windows, "context": context}
-    if args.json is not None:
-        write_record(args.json, Record("figures", "kv_quality", read_origin(None), choices, figures=figures))
+    record = write_record(args.json, "kv_quality", figures, bytes_a_token=costs, **choices)
+    if args.page is not None:
+        said = f"{checkpoint.name}, {args.windows} windows of {context} tokens of each text."
+        fill(args.page, "kv", f"{said}\n\n{text}", record.origin)
 
 
 if __name__ == "__main__":

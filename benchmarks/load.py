@@ -1,10 +1,11 @@
 """Time and memory of loading GGUF files of 0.6B and 3B shape: with a cold, a warm and no pack cache.
 
 Every load is a fresh process whose memory is sampled from /proc: RssAnon is what it holds alone, RssFile what it has
-mapped, VmHWM their highest sum. The files' blocks are random bits under sane scales. Run it on an otherwise idle
+mapped, VmHWM their highest sum. What the weights take of a load is timed apart: repacking them, or mapping what an
+earlier load has repacked. The files' blocks are random bits under sane scales. Run it on an otherwise idle
 machine; with --evict every file is dropped from the page cache first, so that it comes from the disk.
 
-    python benchmarks/load.py --json benchmarks/records/load.json
+    python benchmarks/load.py --json benchmarks/records/load.json --page docs/models.md
     python benchmarks/load.py --quick
 """
 
@@ -24,7 +25,8 @@ from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-from random_checkpoint import CONFIG, finish, gguf_writer, tensors, values
+from random_checkpoint import SHAPE, finish, gguf_writer, tensors, values
+from record_tables import expect_tables, show
 from records import ROOT, write_record
 
 Figures = dict[str, float]
@@ -58,11 +60,19 @@ WORKER = """
 import json, sys, time
 started = time.perf_counter()
 from penstock.assemble import LoadOptions, load
+from penstock.backend.cpu import backend
 imported = time.perf_counter()
+pack_all, spent = backend.pack_all, []
+def timed(*arguments):
+    begin = time.perf_counter()
+    packed = pack_all(*arguments)
+    spent.append(time.perf_counter() - begin)
+    return packed
+backend.pack_all = timed
 loaded = load(LoadOptions(model=sys.argv[1], kv_bytes=64 * 2**20, pack_cache=sys.argv[2] == "cache"))
 ready = time.perf_counter()
 status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
-print(json.dumps({"import_s": imported - started, "load_s": ready - imported,
+print(json.dumps({"import_s": imported - started, "load_s": ready - imported, "pack_s": sum(spent),
                   "peak_bytes": int(status["VmHWM"].split()[0]) * 1024}), flush=True)
 sys.stdin.readline()
 loaded.close()
@@ -95,7 +105,7 @@ def model_file(size: str, mix: str) -> Path:
     path = ROOT / "build/bench" / f"load-{size}-{mix}.gguf"
     if path.exists():
         return path
-    config = json.loads(CONFIG.read_text()) | SIZES[size]
+    config = SHAPE | SIZES[size]
     aside = path.with_suffix(".part")
     writer = gguf_writer(aside, config, use_temp_file=True)
     rng = np.random.default_rng(0)
@@ -140,6 +150,7 @@ def load_once(path: Path, cache_folder: str, cache: bool) -> Figures:
             assert child.stdout is not None
             line = child.stdout.readline()
             total = time.perf_counter() - started
+            resident = sum(memory(child.pid).values())
         finally:
             over.set()
             sampler.join()
@@ -147,7 +158,8 @@ def load_once(path: Path, cache_folder: str, cache: bool) -> Figures:
             raise SystemExit(f"{path} was not loaded.")
         child.communicate("\n", timeout=LIMIT_S)
     said = json.loads(line)
-    return said | {"start_s": total, "anonymous_bytes": peaks["RssAnon"], "mapped_bytes": peaks["RssFile"]}
+    said |= {"start_s": total, "resident_bytes": resident}
+    return said | {"anonymous_bytes": peaks["RssAnon"], "mapped_bytes": peaks["RssFile"]}
 
 
 def evict(path: Path) -> None:
@@ -188,7 +200,9 @@ def main() -> None:
     parser.add_argument("--evict", action="store_true", help="load from the disk, not from the page cache")
     parser.add_argument("--quick", action="store_true", help="a tiny model, one round: only whether it runs")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path, help="page whose table of loading is written anew")
     arguments = parser.parse_args()
+    expect_tables(arguments.page, "load")
     sizes = "tiny" if arguments.quick else arguments.sizes
     rounds = 1 if arguments.quick else arguments.rounds
     print(
@@ -205,7 +219,7 @@ def main() -> None:
                 cells += [f"{found['load_s']:.2f}", f"{found['bytes_per_s'] / 1e9:.2f}", f"{found['start_s']:.2f}"]
                 cells += [f"{found[name] / 1e6:,.0f}" for name in ("anonymous_bytes", "mapped_bytes", "peak_bytes")]
                 print(f"| {' | '.join(cells)} |", flush=True)
-    write_record(arguments.json, record, rounds=rounds, from_disk=arguments.evict)
+    show(write_record(arguments.json, "load", record, rounds=rounds, from_disk=arguments.evict), arguments.page)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -21,8 +22,35 @@ from gguf import GGMLQuantizationType, GGUFWriter, quants
 from safetensors.numpy import save_file
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT.parent / "shared/data/model_configs/Qwen--Qwen3-0.6B.json"
 VOCABULARY = ROOT.parent / "shared/data/tokenizers/llama3_tiktoken.model.gz"
+NAME = "Qwen3-0.6B"
+# What its config.json says.
+SHAPE = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 1024,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 28,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "tie_word_embeddings": True,
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
 GGUF_KINDS = {
     "gguf-bf16": GGMLQuantizationType.BF16,
     "q8_0": GGMLQuantizationType.Q8_0,
@@ -30,7 +58,7 @@ GGUF_KINDS = {
 }
 
 
-def tensors(config: dict[str, int], layers: int | None = None) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+def tensors(config: dict[str, Any], layers: int | None = None) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """(safetensors name, GGUF name, shape) of every weight of a Qwen3-shaped model."""
     hidden, ffn, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     q, kv = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
@@ -124,7 +152,7 @@ def write_tokenizer(folder: Path, size: int) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
 
 
-def write_safetensors(folder: Path, config: dict[str, int], dtype: str, seed: int = 0) -> Path:
+def write_safetensors(folder: Path, config: dict[str, Any], dtype: str, seed: int = 0) -> Path:
     """A Hugging Face folder of that dtype ("f32" or "bf16")."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -139,7 +167,7 @@ def write_safetensors(folder: Path, config: dict[str, int], dtype: str, seed: in
     return folder
 
 
-def gguf_writer(path: Path, config: dict[str, int], use_temp_file: bool = False) -> GGUFWriter:
+def gguf_writer(path: Path, config: dict[str, Any], use_temp_file: bool = False) -> GGUFWriter:
     """A writer with the config's metadata and a gpt-2 style tokenizer, before its tensors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(path, "qwen3", use_temp_file=use_temp_file)
@@ -171,7 +199,7 @@ def finish(writer: GGUFWriter) -> None:
     writer.close()
 
 
-def write_gguf(path: Path, config: dict[str, int], kind: GGMLQuantizationType, seed: int = 0) -> Path:
+def write_gguf(path: Path, config: dict[str, Any], kind: GGMLQuantizationType, seed: int = 0) -> Path:
     """One GGUF file with a gpt-2 style tokenizer."""
     writer = gguf_writer(path, config)
     rng = np.random.default_rng(seed)
@@ -185,10 +213,10 @@ def write_gguf(path: Path, config: dict[str, int], kind: GGMLQuantizationType, s
     return path
 
 
-def checkpoint(kind: str, config_path: Path = CONFIG) -> Path:
-    """The path of a checkpoint of that kind (f32, bf16, gguf-bf16, q8_0, q4_0), written once."""
-    config = json.loads(config_path.read_text())
-    stem = config_path.stem.split("--")[-1]
+def checkpoint(kind: str, config_path: Path | None = None) -> Path:
+    """The path of a checkpoint of that kind (f32, bf16, gguf-bf16, q8_0, q4_0), written once; Qwen3-0.6B's shape."""
+    config = SHAPE if config_path is None else json.loads(config_path.read_text())
+    stem = NAME if config_path is None else config_path.stem.split("--")[-1]
     if kind in GGUF_KINDS:
         path = ROOT / "build/bench" / f"{stem}-{kind}.gguf"
         return path if path.exists() else write_gguf(path, config, GGUF_KINDS[kind])
@@ -198,7 +226,7 @@ def checkpoint(kind: str, config_path: Path = CONFIG) -> Path:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--config", type=Path, help="config.json of another model of that family")
     parser.add_argument("--kinds", default="f32,bf16,q8_0,q4_0")
     arguments = parser.parse_args()
     for wanted in arguments.kinds.split(","):

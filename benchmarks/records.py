@@ -17,8 +17,11 @@ def save(path: str | Path | None, record: Record) -> None:
         write(path, record)
 
 
-def write_record(path: str | Path | None, figures: Any, machine: MachineLimits | None = None, **choices: Any) -> None:
-    """Writes figures with what they were measured on and of, where a path was given."""
-    if path is not None:
-        found = figures if isinstance(figures, dict) else {"rows": figures}
-        write(path, Record("figures", Path(path).stem, read_origin(machine), choices, figures=found))
+def write_record(
+    path: str | Path | None, title: str, figures: Any, machine: MachineLimits | None = None, **choices: Any
+) -> Record:
+    """The record of figures with what they were measured on and of, written where a path was given."""
+    found = figures if isinstance(figures, dict) else {"rows": figures}
+    record = Record("figures", title, read_origin(machine), choices, figures=found)
+    save(path, record)
+    return record

@@ -21,6 +21,7 @@ import urllib.request
 from pathlib import Path
 
 from random_checkpoint import checkpoint
+from record_tables import expect_tables, show
 from records import write_record
 
 LIMIT_S = 120.0
@@ -70,7 +71,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kinds", default="bf16,q8_0,q4_0")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path, help="page whose table of start-up is written anew")
     arguments = parser.parse_args()
+    expect_tables(arguments.page, "startup")
     models: dict[str, str | None] = {"bundled": None}
     models.update({f"0.6B {kind}": str(checkpoint(kind)) for kind in arguments.kinds.split(",")})
     times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in models}
@@ -90,7 +93,7 @@ def main() -> None:
             f"| {statistics.median(token):.2f} |"
         )
         record[name] = {"first_start_s": first[name][0], "ready_s": ready, "first_token_s": token}
-    write_record(arguments.json, record, rounds=arguments.rounds)
+    show(write_record(arguments.json, "startup", record, rounds=arguments.rounds), arguments.page)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ against the peace before and after it together. Printed: p50 and p99 of the gaps
 the p99s in each round and their median, and the slowest /health/live answer during a storm. The machine should be idle
 otherwise.
 
-    python benchmarks/storm.py --json benchmarks/records/storm.json
+    python benchmarks/storm.py --json benchmarks/records/storm.json --page docs/speed.md
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pathlib import Path
 
 import httpx
 from random_checkpoint import checkpoint
+from record_tables import expect_tables, show
 from records import write_record
 
 STREAMS = 8
@@ -192,7 +193,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path, help="page whose table of storms is written anew")
     arguments = parser.parse_args()
+    expect_tables(arguments.page, "storm")
     with tempfile.TemporaryDirectory() as folder:
         server, url = start(long_context(checkpoint(arguments.kind), Path(folder)))
         try:
@@ -202,7 +205,7 @@ def main() -> None:
             server.wait(60)
     print(json.dumps(result, indent=1))
     choices = {"kind": arguments.kind, "seconds": arguments.seconds, "rounds": arguments.rounds, "streams": STREAMS}
-    write_record(arguments.json, result, **choices)
+    show(write_record(arguments.json, "storm", result, **choices), arguments.page)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fills the tables of docs/models.md from a run of the tests that prove them, and from the record of loading.
+"""Fills the tables of docs/models.md that tests prove from a run of those tests.
 
     PYTHONPATH=src python scripts/models_table.py            # writes docs/models.md
     PYTHONPATH=src python scripts/models_table.py --check    # says whether it would change
@@ -10,7 +10,6 @@ without a passed test says so.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +20,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
-LOADING = ROOT / "benchmarks" / "records" / "load.json"
 FAMILIES = "tests/backend/test_families.py"
 GGUF = "tests/model/test_gguf_families.py"
 TEMPLATES = "tests/text/test_published_templates.py"
@@ -142,23 +140,8 @@ def tokenizers(found: Collector) -> str:
     return table(["vocabulary", "pairs equal"], rows)
 
 
-def loading(found: Collector) -> str:
-    """Time and memory of loading each file in each state of the pack cache, from the record of benchmarks/load.py."""
-    figures = json.loads(LOADING.read_text())["record"]["figures"]
-    rows = []
-    for name, load in figures.items():
-        file, _, cache = name.rpartition(" ")
-        times = [run["load_s"] for run in load["runs"]]
-        sizes = [f"{load[size] / 1e6:,.0f}" for size in ("anonymous_bytes", "mapped_bytes", "peak_bytes")]
-        file_size = f"{load['file_bytes'] / 1e6:,.0f}"
-        rows.append([file, file_size, cache, f"{load['load_s']:.2f} ({min(times):.2f} to {max(times):.2f})", *sizes])
-    head = ["file", "MB", "pack cache", "load s (of three)", "own memory MB", "mapped MB", "peak MB"]
-    return table(head, rows)
-
-
 TABLES: dict[str, Callable[[Collector], str]] = {
     "families": families,
-    "loading": loading,
     "templates": templates,
     "tokenizers": tokenizers,
 }

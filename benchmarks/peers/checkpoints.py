@@ -16,34 +16,8 @@ from pathlib import Path
 from benchmarks.peers.child import ROOT
 from benchmarks.peers.environment import FOLDER, Peers, said
 from benchmarks.peers.works import LLAMA, ONNX, OPENVINO, Contender
-from benchmarks.random_checkpoint import GGUF_KINDS, write_gguf, write_safetensors
+from benchmarks.random_checkpoint import GGUF_KINDS, SHAPE, write_gguf, write_safetensors
 
-SHAPE = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "model_type": "qwen3",
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "bos_token_id": 151643,
-    "eos_token_id": 151645,
-    "head_dim": 128,
-    "hidden_act": "silu",
-    "hidden_size": 1024,
-    "initializer_range": 0.02,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 40960,
-    "max_window_layers": 28,
-    "num_attention_heads": 16,
-    "num_hidden_layers": 28,
-    "num_key_value_heads": 8,
-    "rms_norm_eps": 1e-06,
-    "rope_scaling": None,
-    "rope_theta": 1000000,
-    "sliding_window": None,
-    "tie_word_embeddings": True,
-    "use_cache": True,
-    "use_sliding_window": False,
-    "vocab_size": 151936,
-}
 QUICK_LAYERS = 2
 # Driver → (what makes its form, package that makes it, what it is made from).
 MAKERS = {

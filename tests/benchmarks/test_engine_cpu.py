@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from argparse import Namespace
+from pathlib import Path
+
 import numpy as np
 import pytest
-from benchmarks.engine_cpu import KINDS, qwen3_spec, random_checkpoint, stored_values
+from benchmarks.engine_cpu import KINDS, plans_of, qwen3_spec, random_checkpoint, stored_values
+from benchmarks.random_checkpoint import SHAPE
 from gguf import GGMLQuantizationType, dequantize
 
 from penstock.formats import Storage
+
+CONFIG = Path(__file__).parents[2].parent / "shared/data/model_configs/Qwen--Qwen3-0.6B.json"
 
 
 @pytest.mark.parametrize("storage", [Storage.BF16, Storage.Q8_0, Storage.Q4_0, Storage.Q6_K])
@@ -28,3 +35,19 @@ def test_a_head_of_its_own_is_the_head_alone() -> None:
     plain = random_checkpoint(spec, "Q4_0")
     assert plain.weights.tensors["embed"].tensor.storage is Storage.Q4_0
     assert plain.storage[0][0] == "Q4_0"
+
+
+@pytest.mark.skipif(not CONFIG.exists(), reason=f"{CONFIG} is not there")
+def test_the_shape_is_the_published_one() -> None:
+    published = json.loads(CONFIG.read_text())
+    assert SHAPE.items() <= published.items()
+    assert set(published) - set(SHAPE) == {"torch_dtype", "transformers_version"}
+
+
+def test_an_int8_kv_is_measured_beside_one_kind() -> None:
+    options = Namespace(quick=False, tier="avx2")
+    types = {kind: [plan.kv_type for plan in plans_of(kind, options)] for kind in KINDS.split(",")}
+    assert types["Q4_0"] == ["bf16", "bf16", "int8"]
+    assert [kind for kind, found in types.items() if "int8" in found] == ["Q4_0"]
+    small = plans_of("Q4_0", options)[-1]
+    assert (small.streams, small.depths, small.isa) == ((1, 16), (512, 2048), "avx2")

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from benchmarks.forced import expect_texts
 from benchmarks.kv_quality import PIECE, Reader, Tally, compare, read_text, spread
 from tests.backend.driver import Driver, logits_of_every_position, make_backend
 
@@ -60,3 +61,11 @@ def test_texts_are_read_plain_and_packed(tmp_path):
     plain.write_text("héllo", encoding="utf-8")
     packed.write_bytes(gzip.compress("\n".join(json.dumps({"text": t}) for t in ("one", "two")).encode()))
     assert (read_text(plain), read_text(packed)) == ("héllo", "one\n\ntwo")
+
+
+def test_a_text_that_is_not_there_is_said_in_one_line(tmp_path):
+    there = tmp_path / "a.txt"
+    there.write_text("a")
+    expect_texts([there])
+    with pytest.raises(SystemExit, match=r"there is no text .*b\.txt\. hint: --text FILE"):
+        expect_texts([there, tmp_path / "b.txt"])
