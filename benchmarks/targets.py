@@ -92,6 +92,7 @@ BUSY = "Tiles are stolen, waiting yields early; what is left is not known."
 LOOP = "Not known."
 PRODUCTS = "As decoding of many streams."
 CHANNELS = "No reader of files gives codes with one scale a channel yet: only their product is measured."
+SAMPLED = ((("greedy", "top-k 64"), 2.0, "greedy or top-k ≤ 64"), (("unfiltered",), 8.0, "unfiltered"))
 ASKED = (
     Asked("decode-1", "q8_0", 0.85, None, 1.4, ALONE),
     Asked("decode-1", "q4_0", 0.80, None, 1.6, ALONE),
@@ -226,7 +227,7 @@ def kernel_lines(record: Record) -> Iterator[Line]:
         parts = [at_least(shares[kind], least, f"{kind} {shares[kind]:.0%}") for kind in kinds if kind in shares]
         yield Line(f"product of 512 rows, {asked}", f"≥ {least:.0%} of the int8 peak", parts, PRODUCTS)
     times = {row["kind"]: 1e3 * row["seconds"]["value"] for row in record.figures["sampling"]}
-    for kinds, most, asked in ((("greedy", "top-k 64"), 2.0, "greedy or top-k ≤ 64"), (("unfiltered",), 8.0, "unfiltered")):
+    for kinds, most, asked in SAMPLED:
         parts = []
         for kind in kinds:
             if kind in times and f"head, {kind}" in times:

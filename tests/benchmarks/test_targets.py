@@ -85,9 +85,9 @@ def served(server: str, work: str, rate: float, ttft: float) -> dict[str, Any]:
 
 
 def test_served_loads_are_beside_llama_server() -> None:
-    rows = [served("penstock serve", "served-8", 120.0, 1.5), served("llama-server", "served-8", 30.0, 9.0)]
+    rows = [served("penstock serve", "served-8", 123.0, 1.5), served("llama-server", "served-8", 30.0, 9.0)]
     lines = list(served_lines(record_of({"served": [*rows, served("penstock serve", "served-16", 110.0, 3.0)]})))
-    assert [part.said for part in lines[0].parts] == ["4.0 ×", "TTFT p50 0.17 of theirs"]
+    assert [part.said for part in lines[0].parts] == ["4.1 ×", "TTFT p50 0.17 of theirs"]
     assert [verdict(line.parts) for line in lines] == ["yes", "not measured", "**no**"]
 
 
