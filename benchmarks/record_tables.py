@@ -152,16 +152,9 @@ def client_rates(record: Record) -> Table:
         kept = max((row for row in here if honest(row)), key=lambda row: row["rate"], default=None)
         above = [row for row in here if not honest(row) and (kept is None or row["rate"] > kept["rate"])]
         cells.append((str(processes), *rate_cells(kept), refusal(above)))
-    head = (
-        "processes",
-        "requests/s",
-        "tokens/s",
-        "send lag p99, ms",
-        "loop lag p99, ms",
-        "ms of processor a 1,000 tokens",
-    )
+    head = ("processes", "requests/s", "tokens/s", "send lag p99, ms", "loop lag p99, ms", "ms CPU / 1,000 tokens")
     note = "Answers of 16 tokens, each in a write of its own, from a server on the same machine."
-    return Table("The largest rate that was kept", (*head, "ms of processor a 1,000 tokens", "the next one"), tuple(cells), note)
+    return Table("The largest rate that was kept", (*head, "the next one"), tuple(cells), note)
 
 
 def rate_cells(row: dict[str, Any] | None) -> tuple[str, ...]:

@@ -32,7 +32,8 @@ def estimate(value: float) -> dict[str, Any]:
 
 
 def product(rows: int, bandwidth: float, peak: float) -> dict[str, Any]:
-    return {"kind": "Q4_0", "rows": rows, "gb_s": estimate(20.0), "share_of_bandwidth": bandwidth, "share_of_peak": peak}
+    shares = {"share_of_bandwidth": bandwidth, "share_of_peak": peak}
+    return {"kind": "Q4_0", "rows": rows, "gb_s": estimate(20.0)} | shares
 
 
 def test_few_rows_are_shares_of_the_bandwidth_and_many_of_the_peak() -> None:
