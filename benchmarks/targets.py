@@ -168,6 +168,7 @@ def peer_parts(units: Sequence[Row], ours: Row, asked: Asked, machine: MachineLi
         return
     theirs = best(u for u in units if (u["work"], u["bits"]) == (ours["work"], ours["bits"]) and u["peer"] != OURS)
     if theirs is None:
+        yield Part("no peer was measured", False)
         return
     times = ratio_of(rates(theirs), rates(ours))
     said = f"{times:.2f} × {name_of(theirs)}"
@@ -228,13 +229,17 @@ def kernel_lines(record: Record) -> Iterator[Line]:
         yield Line(f"product of 512 rows, {asked}", f"≥ {least:.0%} of the int8 peak", parts, PRODUCTS)
     times = {row["kind"]: 1e3 * row["seconds"]["value"] for row in record.figures["sampling"]}
     for kinds, most, asked in SAMPLED:
-        parts = []
-        for kind in kinds:
-            if kind in times and f"head, {kind}" in times:
-                more = times[f"head, {kind}"] - times["head"]
-                said = f"{kind}: {times[kind]:.2f} ms alone, {more:.2f} ms behind the vocabulary pass"
-                parts.append(at_most(max(times[kind], more), most, said))
+        parts = [sampling_part(times, kind, most) for kind in kinds]
         yield Line(f"sampling of 64 rows, {asked}", f"under {most:g} ms", parts, SAMPLES)
+
+
+def sampling_part(times: dict[str, float], kind: str, most: float) -> Part:
+    """Milliseconds of one kind of sampling, alone and more than its vocabulary pass: the longer counts."""
+    if kind not in times or f"head, {kind}" not in times:
+        return Part(f"{kind} was not measured", False)
+    more = times[f"head, {kind}"] - times["head"]
+    said = f"{kind}: {times[kind]:.2f} ms alone, {more:.2f} ms behind the vocabulary pass"
+    return at_most(max(times[kind], more), most, said)
 
 
 def loop_lines(record: Record) -> Iterator[Line]:
@@ -304,16 +309,26 @@ def verdict(parts: Sequence[Part]) -> str:
     return "yes" if all(part.met for part in parts) else "**no**"
 
 
-def table(folder: Path) -> Table:
-    """All targets."""
+def table(folder: Path) -> tuple[Table, list[str]]:
+    """All targets, and the notes that those name which are missed: what was tried, and why not."""
     cells = []
+    notes: list[str] = []
     for line, measured in lines_of(folder):
-        met = verdict(line.parts)
+        met, why = verdict(line.parts), NONE
+        if met != "yes":
+            notes += [line.why] * (line.why not in notes)
+            why = f"note {notes.index(line.why) + 1}"
         said = "; ".join(part.said for part in line.parts) or NONE
-        cells.append((line.what, line.asked, said, met, NONE if met == "yes" else line.why, measured))
+        cells.append((line.what, line.asked, said, met, why, measured))
     head = ("work", "asked", "reached", "met", "what was tried, and why not", "record")
     count = sum(cell[3] == "yes" for cell in cells)
-    return Table(f"{count} of {len(cells)} met", head, tuple(cells))
+    return Table(f"{count} of {len(cells)} met", head, tuple(cells)), notes
+
+
+def text_of(folder: Path) -> str:
+    """The table and its notes in Markdown."""
+    found, notes = table(folder)
+    return markdown(found) + "".join(f"\n{number}. {note}" for number, note in enumerate(notes, 1)) + "\n"
 
 
 def main() -> None:
@@ -323,7 +338,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="page whose table named targets is written anew")
     options = parser.parse_args()
     expect_table(options.page, "targets")
-    text = markdown(table(options.records))
+    text = text_of(options.records)
     if options.page is None:
         print(text)
     else:

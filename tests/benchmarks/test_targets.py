@@ -18,11 +18,12 @@ from benchmarks.targets import (
     peer_lines,
     served_lines,
     table,
+    text_of,
     verdict,
     weights,
 )
 
-from penstock.bench import Estimate, MachineLimits, Record, markdown, read_origin
+from penstock.bench import Estimate, MachineLimits, Record, read_origin
 from penstock.bench.machine import DOT, FMA, READ, Limit
 
 
@@ -76,6 +77,9 @@ def test_what_was_not_measured_is_not_met() -> None:
     lines = list(peer_lines(record_of({"units": []})))
     assert {verdict(line.parts) for line in lines} == {"not measured"}
     assert all(line.why for line in lines)
+    alone = line_of(peer_lines(record_of({"units": [unit("penstock", 45.0)]})), "decode-1, q8_0")
+    assert [part.met for part in alone.parts] == [True, False]
+    assert alone.parts[1].said == "no peer was measured"
 
 
 def served(server: str, work: str, rate: float, ttft: float) -> dict[str, Any]:
@@ -102,6 +106,7 @@ def test_the_busy_core_products_sampling_and_the_loop() -> None:
     lines = list(kernel_lines(record_of({"products": products, "sampling": sampling})))
     assert [verdict(line.parts) for line in lines] == ["yes", "**no**", "**no**", "yes"]
     assert lines[2].parts[0].said == "greedy: 1.00 ms alone, 2.50 ms behind the vocabulary pass"
+    assert lines[2].parts[1].said == "top-k 64 was not measured"
     rows = [{"figure": "alone", "rows": count, "total": {"median_us": 310.0}} for count in (64, 256)]
     assert [verdict(line.parts) for line in loop_lines(record_of({"rows": rows}))] == ["**no**", "yes"]
 
@@ -122,13 +127,17 @@ def test_a_record_that_is_not_there_is_said(tmp_path: Path) -> None:
     found = [line.what for line, _ in lines_of(tmp_path)]
     assert "of peers.json" in found
     assert "of engine_loop.json" not in found
-    text = markdown(table(tmp_path))
+    text = text_of(tmp_path)
     assert "**1 of 7 met**" in text
     assert "| control loop, 64 sequences | ≤ 300 µs | 200 µs | yes | – |" in text
+    assert "| of busy.json |  | – | not measured | note 1 | – |" in text
+    assert text.endswith("\n1. That record is not there.\n2. Not known.\n")
 
 
 def test_the_page_has_a_place_and_the_records_at_hand_make_the_table() -> None:
     assert "<!-- table: targets -->" in (ROOT / "docs/speed.md").read_text()
-    found = table(ROOT / "benchmarks/records")
+    found, notes = table(ROOT / "benchmarks/records")
+    named = [row[4] for row in found.rows if row[3] != "yes"]
+    assert set(named) == {f"note {number}" for number in range(1, len(notes) + 1)}
+    assert all(notes)
     assert {len(row) for row in found.rows} == {len(found.head)}
-    assert all(row[4] for row in found.rows)
