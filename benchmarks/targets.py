@@ -79,9 +79,14 @@ DEEP = (
     f"([0011](decisions/0011-attention-in-registers.md)); weights as with one stream. {UNKNOWN}"
 )
 SERVED = (
-    "Prefill, see above, is most of the time. Eight prompts of 256 tokens fill one step of `--max-step-tokens` 2,048, "
-    "so that nobody's first token comes before everybody's prompt is computed; what smaller steps would give was not "
-    "measured."
+    "Prefill, see above: at the rate of one prompt of 512 the eight prompts of 256 tokens alone take nearly half of "
+    "the time, and four times llama-server's rate leaves little more for everything. How the rest divides has no "
+    "profile yet."
+)
+FLOATS = (
+    "Asking for the next channels ([0008](decisions/0008-weights-are-asked-for-ahead.md)); each line once, fewer "
+    "channels, and huge pages, which are worth most ([0010](decisions/0010-scales-beside-products.md)). "
+    f"{UNKNOWN}"
 )
 VOCABULARY = (
     "What does not grow with the model is in it: interpreter and a vocabulary of 151,936 tokens "
@@ -96,7 +101,7 @@ SAMPLED = ((("greedy", "top-k 64"), 2.0, "greedy or top-k ≤ 64"), (("unfiltere
 ASKED = (
     Asked("decode-1", "q8_0", 0.85, None, 1.4, ALONE),
     Asked("decode-1", "q4_0", 0.80, None, 1.6, ALONE),
-    Asked("decode-1", "bf16", 0.85, None, None, ALONE),
+    Asked("decode-1", "bf16", 0.85, None, None, FLOATS),
     Asked("prefill-512", "q4_0", None, 0.36, 2.0, PROMPT),
     Asked("prefill-512", "q8_0", None, 0.36, 2.0, PROMPT),
     Asked("prefill-2048", "q4_0", None, None, 2.0, PROMPT),
