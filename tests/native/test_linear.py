@@ -91,18 +91,32 @@ FORMS = [
         CodeFormat(bits, group, sup, 1 << (bits - 1), mins), id=f"{bits}b-g{group}-s{sup}-{'min' if mins else 'sym'}"
     )
     for bits in range(2, 9)
-    for group, sup, mins in [(16, 256, False), (32, 0, False), (32, 256, True), (128, 0, True), (768, 0, False)]
+    for group, sup, mins in [
+        (16, 256, False),
+        (32, 0, False),
+        (32, 256, True),
+        (64, 0, True),
+        (64, 0, False),
+        (128, 0, True),
+        (256, 0, False),
+        (256, 0, True),
+        (768, 0, False),
+    ]
 ]
 
 
 @pytest.mark.parametrize("form", FORMS + STORED + RARE)
 def test_codes_agree_with_numpy_on_every_tier(form):
     packed = random_codes(form, 70, 768)
+    w = native_matrix(packed)
     x = np.random.default_rng(1).standard_normal((9, 768)).astype(np.float32)
-    outputs = [product(native_matrix(packed), x, tier=tier) for tier in TIERS]
+    outputs = [product(w, x, tier=tier) for tier in TIERS]
     assert agrees(outputs[0], packed, x, quantized=True)
-    for y in outputs[1:]:
+    for tier, y in zip(TIERS, outputs, strict=True):
         np.testing.assert_array_equal(y.view(np.uint32), outputs[0].view(np.uint32))
+        for row in (0, 8):  # one row goes a way of its own
+            alone = product(w, x[row : row + 1], tier=tier)
+            np.testing.assert_array_equal(alone[0].view(np.uint32), y[row].view(np.uint32))
 
 
 def test_control_one_wrong_code_is_seen():
@@ -114,10 +128,11 @@ def test_control_one_wrong_code_is_seen():
     assert not agrees(y, packed, x, quantized=True)
 
 
-@pytest.mark.parametrize("form", STORED)
-def test_control_a_few_wrong_bytes_of_any_array_are_seen(form):
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("form", FORMS + STORED)
+def test_control_a_few_wrong_bytes_of_any_array_are_seen(form, rows):
     packed = random_codes(form, 64, 768)
-    x = np.random.default_rng(1).standard_normal((2, 768)).astype(np.float32)
+    x = np.random.default_rng(1).standard_normal((rows, 768)).astype(np.float32)
     y = product(native_matrix(packed), x)
     assert agrees(y, packed, x, quantized=True)
     for array in ("codes", "scales", "subscales", "mins", "codebook"):
@@ -156,13 +171,21 @@ def test_floats_agree_with_numpy_on_every_tier(layout, n, k):
         np.testing.assert_array_equal(product(native_matrix(packed), x, tier=tier, bias=bias), y + bias)
 
 
-KINDS = ["floats", "Q8_0", "Q4_0", "Q4_K", "Q2_K", "Q3_K", "Q5_K", "IQ4_XS", "MXFP4"]
+FLOATS = {"BF16": Layout.BF16, "F16": Layout.F16}
+LONG = {  # groups longer than a block share a scale between blocks, and between spans of blocks
+    "g64": CodeFormat(4, 64, 0, 8, False),
+    "g128-min": CodeFormat(4, 128, 0, 0, True),
+    "g256": CodeFormat(3, 256, 0, 4, False),
+    "channel": CodeFormat(8, 1280, 0, 128, False),
+}
+KINDS = [*FLOATS, *LONG, *(storage.value for storage in CODE_FORMATS)]
 
 
 def any_matrix(kind):
-    if kind == "floats":
-        return float_matrix(Layout.BF16, 200, 1000), 1000
-    return random_codes(CODE_FORMATS[Storage(kind)], 200, 1280), 1280
+    if kind in FLOATS:
+        return float_matrix(FLOATS[kind], 200, 1000), 1000
+    form = LONG[kind] if kind in LONG else CODE_FORMATS[Storage(kind)]
+    return random_codes(form, 200, 1280), 1280
 
 
 @pytest.mark.parametrize("kind", KINDS)
