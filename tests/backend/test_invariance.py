@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.backend.driver import Driver, make_backend, opened
 from tests.backend.reference import make_spec, random_weights, weight_map
+from tests.backend.test_packing import coded_model
 
 from penstock.backend.cpu import compute_tiers
 from penstock.core import (
@@ -17,11 +18,18 @@ from penstock.core import (
     SamplingParams,
     StepPlan,
 )
+from penstock.formats import Storage
 from penstock.model import QkNorm
 
 TIERS = compute_tiers()
 SPEC = make_spec(qk_norm=QkNorm.HEAD, head_dim=24, window=50, num_layers=2)
-WEIGHTS = weight_map(random_weights(SPEC, seed=4))
+CODED = make_spec(
+    qk_norm=QkNorm.HEAD, hidden=256, intermediate=256, num_heads=4, head_dim=64, scale=0.125, window=50, num_layers=1
+)
+MODELS = {
+    "F32": (SPEC, weight_map(random_weights(SPEC, seed=4))),
+    "Q4_K": (CODED, coded_model(Storage.Q4_K, CODED)[0]),
+}
 SAMPLED = SamplingParams(temperature=0.9, top_p=0.95, seed=7)
 
 
@@ -29,12 +37,20 @@ def tokens_of(count, seed=1):
     return [int(t) for t in np.random.default_rng(seed).integers(0, SPEC.vocab, count)]
 
 
-@pytest.fixture(scope="module", params=[("cpu", "bf16"), ("cpu", "int8"), ("torch", "bf16")], ids=" ".join)
+RUNS = [
+    *(("cpu", "bf16", "F32", tier) for tier in TIERS),
+    *(("cpu", "int8", "Q4_K", tier) for tier in TIERS),
+    ("cpu", "int8", "F32", TIERS[-1]),
+    ("torch", "bf16", "F32", TIERS[-1]),
+]
+
+
+@pytest.fixture(scope="module", params=RUNS, ids=" ".join)
 def backend_of(request):
-    """Makes a backend of that kind and KV type."""
-    kind, kv_type = request.param
+    """Makes a backend of that kind, KV type and model, on that tier unless a test names one."""
+    kind, kv_type, storage, tier = request.param
     fixed = {"kind": kind, "kv_type": kv_type} | ({"threads": 1} if kind == "torch" else {})  # more: its own tests
-    return lambda **options: make_backend(SPEC, WEIGHTS, **(options | fixed))
+    return lambda **options: make_backend(*MODELS[storage], **({"isa": tier} | options | fixed))
 
 
 PROMPT = tokens_of(75)
