@@ -1,15 +1,19 @@
 """Mixtures of experts against the float64 reference, and their rows' bits under any company."""
 
+import mmap
+import sys
+
 import gguf
 import numpy as np
 import pytest
 from tests.backend.driver import Driver, logits_of_every_position, make_backend
 from tests.backend.reference import make_spec, random_weights, reference_logits, round_int8, weight_map
+from tests.resident import resident
 
 from penstock.backend.cpu import compute_tiers
 from penstock.core import NO_OUTPUT
 from penstock.formats import RawTensor, Storage
-from penstock.model import Activation, QkNorm, WeightMap, WeightRef
+from penstock.model import Activation, QkNorm, WeightMap, WeightRef, places
 
 TIERS = compute_tiers()
 TOLERANCE = 2e-5
@@ -195,3 +199,50 @@ def test_turns_of_tokens_do_not_matter():
     spec = make_spec(num_layers=1, num_experts=4, experts_per_token=4, hidden=32, intermediate=32768)
     weights, tokens = weight_map(random_weights(spec), Storage.BF16), tokens_of(200)
     assert prefill(spec, weights, tokens).tobytes() == prefill(spec, weights, tokens, [60, 60, 60]).tobytes()
+
+
+# --- Bytes read -----------------------------------------------------------------------------------------------------
+
+WIDE = {"num_layers": 1, "num_experts": 32, "hidden": 256, "intermediate": 512}  # 768 KiB an expert
+
+
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory):
+    """(file of BF16 experts, each one's matrices side by side; a function that maps it anew as a whole model)."""
+    spec, rng = make_spec(**WIDE, experts_per_token=1), np.random.default_rng(2)
+    shapes = places(spec)
+    experts = [name for name in shapes if ".experts." in name]
+    assert experts == sorted(experts, key=lambda name: int(name.split(".")[3]))
+    path = tmp_path_factory.mktemp("experts") / "experts.bf16"
+    with path.open("wb") as file:
+        for name in experts:
+            file.write(rng.integers(0x3A00, 0x3C00, shapes[name], dtype=np.uint16))
+    rest = weight_map({name: rng.standard_normal(shapes[name]) for name in shapes if name not in experts})
+
+    def open_map():
+        with path.open("rb") as file:
+            data, at = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8), 0
+        refs = dict(rest.tensors)
+        for name in experts:
+            size = 2 * shapes[name][0] * shapes[name][1]
+            refs[name] = WeightRef(RawTensor(name, Storage.BF16, shapes[name], data[at : at + size]))
+            at += size
+        assert at == len(data)
+        return WeightMap(refs, "", (), 0)
+
+    yield path, open_map
+    path.unlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident pages are read from /proc")
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("active", [2, 32])
+def test_one_token_reads_the_bytes_of_its_experts_alone(mapped, active, tier):
+    """The control is the model all of whose experts are active: there every byte is read."""
+    path, open_map = mapped
+    size, spec = path.stat().st_size, make_spec(**WIDE, experts_per_token=active)
+    driver = Driver(make_backend(spec, open_map(), isa=tier, threads=2))
+    assert resident(path) < 0.01 * size
+    driver.open(0, [5])
+    assert driver.step(driver.row(0, 0, [5])).rows[0].error is None
+    assert active / 32 <= resident(path) / size <= active / 32 + 0.02  # a fault brings a few neighbours along
