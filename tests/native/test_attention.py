@@ -109,17 +109,19 @@ def test_sinks_stand_beside_a_window(tier, window):
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("count", [1, 9])
-@pytest.mark.parametrize("kv_type", [F32, INT8])
-def test_nothing_behind_the_window_is_read(tier, kv_type, count):
+@pytest.mark.parametrize("kv_type", [F32, BF16, INT8])
+@pytest.mark.parametrize("sinks", [None, np.array([3.0, -2.0, 0.0, 9.0], np.float32)], ids=["plain", "sinks"])
+def test_nothing_behind_the_window_is_read(tier, kv_type, count, sinks):
     """Poison lies up to the tile in which the first query's window begins; one tile further it shows."""
     q, k, v = draw(count, 5000, 4, 2, 16)
     first, window = 5000 - count, 100
     begin = (first - window + 1) // 16 * 16
-    want = dense(q, as_stored(k, kv_type), as_stored(v, kv_type), first, scale=0.25, window=window)
+    options = {"window": window, "sinks": sinks}
+    want = dense(q, as_stored(k, kv_type), as_stored(v, kv_type), first, scale=0.25, **options)
     for end, finite in ((begin, True), (begin + 32, False)):
         poisoned_k, poisoned_v = k.copy(), v.copy()
         poisoned_k[:end], poisoned_v[:end] = np.nan, np.nan
-        found = run(tier, q, poisoned_k, poisoned_v, window=window, kv_type=kv_type)
+        found = run(tier, q, poisoned_k, poisoned_v, kv_type=kv_type, **options)
         assert np.isfinite(found[0]).all() == finite
         if finite:
             np.testing.assert_allclose(found, want, atol=2e-6)
