@@ -56,8 +56,10 @@ bool runs_avx512() {
 #elif defined(__aarch64__)
 bool runs_neon() {
 #if defined(__linux__)
-  constexpr unsigned long asimd_dot_product = 1ul << 20;
-  return (getauxval(AT_HWCAP) & asimd_dot_product) != 0;
+  // What armv8.2-a lets a compiler use beyond armv8-a, and dot products, which are an extension of it.
+  constexpr unsigned long crc32 = 1ul << 7, atomics = 1ul << 8, rounding_multiply = 1ul << 12, dot_product = 1ul << 20;
+  constexpr unsigned long all = crc32 | atomics | rounding_multiply | dot_product;
+  return (getauxval(AT_HWCAP) & all) == all;
 #else
   return true;  // every 64-bit Apple processor since 2018
 #endif
