@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +59,45 @@ def test_pools_come_and_go():
 def test_senseless_thread_counts_are_refused(threads):
     with pytest.raises(ValueError, match="1 to 1024"):
         _native.Pool(threads)
+
+
+SCHEDULED = Path("/proc/self/schedstat")
+
+
+def computed_ns(task):
+    """Nanoseconds that a thread of this process has spent on a processor."""
+    return int(Path(f"/proc/self/task/{task}/schedstat").read_text().split()[0])
+
+
+@pytest.mark.skipif(not SCHEDULED.exists(), reason="the system does not say what a thread has computed")
+def test_workers_without_work_park():
+    """Of a fifth of a second they may spin a few milliseconds away, be the machine ever so busy with others."""
+    before = set(os.listdir("/proc/self/task"))
+    pool = _native.Pool(2)
+    [worker] = set(os.listdir("/proc/self/task")) - before
+
+    def computed_while(act):
+        begin = computed_ns(worker)
+        act()
+        return computed_ns(worker) - begin
+
+    def keep_busy():
+        until = time.monotonic() + 0.2
+        while time.monotonic() < until:
+            pool.shares(256)
+
+    busy, idle = [], []
+    for _ in range(10):  # control: with work it computes
+        busy.append(computed_while(keep_busy))
+        if busy[-1] > 20e6:
+            break
+    for _ in range(10):  # the first may hold the end of the work before
+        idle.append(computed_while(lambda: time.sleep(0.2)))
+        if idle[-1] < 5e6:
+            break
+    assert busy[-1] > 20e6
+    assert idle[-1] < 5e6
+    assert set(pool.shares(256)) <= {0, 1}
 
 
 SCRIPT = """

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.backend.reference import make_spec, random_weights, weight_map
 
-from penstock.backend.cpu import huge_pages, make_pool
+from penstock.backend.cpu import CpuBackend, CpuOptions, huge_pages, make_pool
 from penstock.backend.cpu.memory import HUGE_BYTES, Arena, place
 from penstock.core import ConfigError
 from penstock.formats import CODE_FORMATS, Layout, PackedMatrix, RawTensor, Storage, num_bytes, pack
@@ -56,6 +57,31 @@ def test_huge_pages_are_asked_for():
     arena = Arena(Arena.room([100, LARGE], 2), 2)
     assert not huge_around(arena.take(100).ctypes.data)  # control: too small for two nodes
     assert huge_around(arena.take(LARGE).ctypes.data) == marked
+
+
+def huge_bytes() -> int:
+    """Bytes of all maps that are marked for huge pages."""
+    total = size = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("Size:"):
+            size = int(line.split()[1]) * 1024
+        elif line.startswith("VmFlags:") and "hg" in line.split():
+            total += size
+    return total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="maps are read from /proc")
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="the system has no huge pages")
+def test_huge_pages_are_asked_for_the_kv():
+    spec = make_spec()
+    weights = weight_map(random_weights(spec))
+    backend = CpuBackend(spec, weights, CpuOptions(max_model_tokens=512, max_running=2, max_step_tokens=64, threads=1))
+    before = huge_bytes()  # control: weights of floats ask for none, and nothing is allocated yet
+    pages = -(-4 * HUGE_BYTES // backend.kv_groups[0].bytes_per_page)
+    backend.allocate((pages,))
+    assert huge_bytes() - before >= pages * backend.kv_groups[0].bytes_per_page
+    backend.close()
+    assert huge_bytes() == before
 
 
 @pytest.mark.parametrize(
