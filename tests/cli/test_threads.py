@@ -53,12 +53,15 @@ def test_run_has_the_threads_asked_for(tmp_path: Path) -> None:
 def test_doctor_shows_the_threads_that_serve_would_have() -> None:
     lines = [line.split() for line in penstock("doctor", PENSTOCK_SERVE_THREADS="1").stdout.splitlines()]
     assert ["threads", "1", "environment"] in [line[:3] for line in lines]
-    plain = [line.split() for line in penstock("doctor").stdout.splitlines()]
-    assert ["threads", "1", "environment"] not in [line[:3] for line in plain]
 
 
-@pytest.mark.parametrize("verb", [["serve", "--port", "0"], ["run", "x"]], ids=["serve", "run"])
-def test_nonsense_is_one_line(verb: list[str]) -> None:
-    assert "--threads" in is_one_error(penstock(*verb, "--threads", "0"), 2)
-    assert "threads is 1025; it must be 1 to 1024" in is_one_error(penstock(*verb, "--threads", "1025"), 2)
-    assert "numa is 'maybe'; auto and off exist" in is_one_error(penstock(*verb, "--numa", "maybe"), 2)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "x", "--threads", "0"], "--threads"),
+        (["serve", "--port", "0", "--threads", "1025"], "threads is 1025; it must be 1 to 1024"),
+        (["run", "x", "--numa", "maybe"], "numa is 'maybe'; auto and off exist"),
+    ],
+)
+def test_nonsense_is_one_line(arguments: list[str], said: str) -> None:
+    assert said in is_one_error(penstock(*arguments), 2)
