@@ -86,16 +86,13 @@ def test_workers_without_work_park():
         while time.monotonic() < until:
             pool.shares(256)
 
-    busy, idle = [], []
-    for _ in range(10):  # control: with work it computes
-        busy.append(computed_while(keep_busy))
-        if busy[-1] > 20e6:
-            break
-    for _ in range(10):  # the first may hold the end of the work before
+    busy, windows = 0, 0
+    while busy < 20e6 and windows < 50:  # control: with work it computes, however little others leave it at a time
+        busy, windows = busy + computed_while(keep_busy), windows + 1
+    assert busy >= 20e6
+    idle = [computed_while(lambda: time.sleep(0.2))]  # this one may hold the end of the work before
+    while idle[-1] >= 5e6 and len(idle) < 10:
         idle.append(computed_while(lambda: time.sleep(0.2)))
-        if idle[-1] < 5e6:
-            break
-    assert busy[-1] > 20e6
     assert idle[-1] < 5e6
     assert set(pool.shares(256)) <= {0, 1}
 
