@@ -232,6 +232,7 @@ def load(options: LoadOptions, say: Callable[[str], None] = lambda line: None, p
         tensors.backend.close()
         raise
 
+
 @contextmanager
 def _collections_paused() -> Iterator[None]:
     """No garbage collections: a vocabulary is half a million objects, none of them garbage, visited again and again."""

@@ -154,8 +154,8 @@ class CpuBackend:
             ) from error
         if self._pool.refusals:
             _log.warning(
-                "the system refused %d times to bind a thread or to place memory on this machine's %d nodes: it computes the "
-                "same, slower. hint: allow sched_setaffinity and mbind, or --numa off.",
+                "the system refused %d times to bind a thread or to place memory on this machine's %d nodes: "
+                "the answers are the same, slower. hint: allow sched_setaffinity and mbind, or --numa off.",
                 self._pool.refusals,
                 self._pool.nodes,
             )
