@@ -40,12 +40,13 @@ def test_run_has_the_threads_asked_for(tmp_path: Path) -> None:
     model = str(talkative_model(tmp_path / "model"))
     found = []
     for threads in (1, 4):
-        command = [sys.executable, "-m", "penstock", "run", "The", "-m", model, "--max-tokens", "20000"]
-        command += ["--threads", str(threads), "--no-pack-cache"]
+        command = [sys.executable, "-m", "penstock", "run", "The", "-m", model, "--max-tokens", "30000"]
+        command += ["--threads", str(threads), "--no-pack-cache", "--temperature", "0"]  # it does not end by itself
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
             assert process.stdout is not None
             process.stdout.read(1)
             found.append(threads_of(process.pid))
+            assert process.poll() is None
             process.kill()
     assert found[1] - found[0] == 3
 
