@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,40 +17,49 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are cou
 
 
 def threads_of(process: int) -> int:
-    """Threads of a process, without those that were about to end."""
-    counts = []
-    for _ in range(10):
-        counts.append(len(list(Path(f"/proc/{process}/task").iterdir())))
-        time.sleep(0.02)
-    return min(counts)
+    return len(list(Path(f"/proc/{process}/task").iterdir()))
 
 
-def served(threads: int) -> int:
+def workers_apart(one: int, four: int) -> bool:
+    """Whether two processes come to differ by three threads: pools do, and what else runs for a while ends."""
+    for _ in range(400):
+        if threads_of(four) - threads_of(one) == 3:
+            return True
+        time.sleep(0.025)
+    return False
+
+
+@contextmanager
+def served(threads: int) -> Iterator[int]:
     with LiveServer("--threads", str(threads), "--numa", "off", "--no-pack-cache") as live:
         [said] = [line for line in live.lines if " threads, KV " in line]
         assert f", {threads} threads, KV " in said
-        return threads_of(live.process.pid)
+        yield live.process.pid
 
 
 def test_serve_has_the_threads_asked_for() -> None:
-    """Pools differ by their workers and nothing else does."""
-    one, four = served(1), served(4)
-    assert four - one == 3
+    with served(1) as one, served(4) as four:
+        assert workers_apart(one, four)
+
+
+@contextmanager
+def running(model: Path, threads: int) -> Iterator[int]:
+    command = [sys.executable, "-m", "penstock", "run", "The", "-m", str(model), "--max-tokens", "30000"]
+    command += ["--threads", str(threads), "--no-pack-cache", "--temperature", "0"]  # it does not end by itself
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stdout is not None
+        try:
+            process.stdout.read(1)
+            yield process.pid
+            assert process.poll() is None
+        finally:
+            process.kill()
 
 
 def test_run_has_the_threads_asked_for(tmp_path: Path) -> None:
-    model = str(talkative_model(tmp_path / "model"))
-    found = []
-    for threads in (1, 4):
-        command = [sys.executable, "-m", "penstock", "run", "The", "-m", model, "--max-tokens", "30000"]
-        command += ["--threads", str(threads), "--no-pack-cache", "--temperature", "0"]  # it does not end by itself
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
-            assert process.stdout is not None
-            process.stdout.read(1)
-            found.append(threads_of(process.pid))
-            assert process.poll() is None
-            process.kill()
-    assert found[1] - found[0] == 3
+    model = talkative_model(tmp_path / "model")
+    with running(model, 1) as one, running(model, 4) as four:
+        assert workers_apart(one, four)
 
 
 def test_doctor_shows_the_threads_that_serve_would_have() -> None:
