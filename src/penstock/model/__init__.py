@@ -11,7 +11,7 @@ from penstock.model.places import places
 from penstock.model.reference import parse_reference
 from penstock.model.repo_cache import cache_folder, find_pulled
 from penstock.model.rope_tables import RopeTable, rope_frequencies
-from penstock.model.runnable import check_spec
+from penstock.model.runnable import check_sizes, check_spec
 from penstock.model.spec import Activation, Attention, DecoderSpec, Layer, Mlp, QkNorm, Rope, RopeKind
 from penstock.model.values import find, matrix_places, read_vector, slice_rows
 from penstock.model.weights import WeightMap, WeightRef
@@ -33,6 +33,7 @@ __all__ = [
     "WeightMap",
     "WeightRef",
     "cache_folder",
+    "check_sizes",
     "check_spec",
     "find",
     "find_pulled",

@@ -1,4 +1,4 @@
-"""Whether the numbers of a `DecoderSpec` can be run at all, whichever backend it is.
+"""Whether a `DecoderSpec`, and the sizes chosen for it, can be run at all, whichever backend it is.
 
 Knows nothing about files or kernels. Invariant: what no backend can run is refused by the name of its field before
 memory is taken.
@@ -7,9 +7,47 @@ memory is taken.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
-from penstock.core import ModelFileError, limits
+from penstock.core import ConfigError, ModelFileError, limits
+from penstock.model.kv_groups import KV_COSTS
 from penstock.model.spec import Attention, DecoderSpec, Layer, Mlp
+
+PAGE_MULTIPLE = 16  # positions of a tile of stored keys
+
+
+class Sizes(Protocol):
+    """What a backend's options have in common."""
+
+    @property
+    def max_model_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def page_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def kv_type(self) -> str: ...  # noqa: D102
+
+
+def check_sizes(options: Sizes) -> None:
+    """Passes when a backend can have these sizes and this KV type.
+
+    Raises:
+        ConfigError: naming the option that it cannot.
+    """
+    for name in ("max_model_tokens", "max_running", "max_step_tokens", "page_tokens"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"{name} is {getattr(options, name)}; it must be at least 1.", param=name)
+    if options.max_model_tokens > limits.MAX_MODEL_TOKENS:
+        raise ConfigError(
+            f"max_model_tokens is {options.max_model_tokens:,}; at most {limits.MAX_MODEL_TOKENS:,} are served.",
+            param="max_model_tokens",
+            hint="pass a smaller --max-model-tokens.",
+        )
+    if options.page_tokens % PAGE_MULTIPLE:
+        raise ConfigError(
+            f"page_tokens is {options.page_tokens}; it must be a multiple of {PAGE_MULTIPLE}.", param="page_tokens"
+        )
+    if options.kv_type not in ("auto", *KV_COSTS):
+        raise ConfigError(f"kv_type is {options.kv_type!r}; auto, f32, bf16 and int8 exist.", param="kv_type")
 
 
 def check_spec(spec: DecoderSpec) -> None:

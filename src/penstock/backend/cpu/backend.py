@@ -27,14 +27,12 @@ from penstock.core import (
     StepResult,
     Ticket,
     TokenLogprobs,
-    limits,
 )
-from penstock.model import DecoderSpec, WeightMap, check_spec, kv_groups, resolve_kv_type
+from penstock.model import DecoderSpec, WeightMap, check_sizes, check_spec, kv_groups, resolve_kv_type
 
 _log = logging.getLogger(__name__)
 
 KV_TYPES = {"f32": 0, "bf16": 1, "int8": 2}
-PAGE_MULTIPLE = 16  # positions of a tile of stored keys
 _ERRORS = {1: "invalid_logits", 2: "empty_mask"}
 _SEED_MASK = 2**64 - 1
 _MAX_PLAIN_RESULTS = 16_384  # tokens whose result is kept: 4 MB; a tenth of a vocabulary is nearly all of a text
@@ -85,7 +83,7 @@ class CpuBackend:
     def __init__(self, spec: DecoderSpec, weights: WeightMap, options: CpuOptions, pool: Pool | None = None) -> None:
         """Loads the weights; `pool` is shared with other backends of the process, or None for threads of its own."""
         check_spec(spec)
-        _check_options(options)
+        check_sizes(options)
         self._spec = spec
         self._options = options
         self._kernels = open_kernels(options.isa)
@@ -244,24 +242,6 @@ def native_sampling(opened: Opened) -> _native.Sampling:
     out.bias = list(params.logit_bias)
     out.end_ids = [*opened.eos_token_ids, *params.stop_token_ids]
     return out
-
-
-def _check_options(options: CpuOptions) -> None:
-    for name in ("max_model_tokens", "max_running", "max_step_tokens", "page_tokens"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"{name} is {getattr(options, name)}; it must be at least 1.", param=name)
-    if options.max_model_tokens > limits.MAX_MODEL_TOKENS:
-        raise ConfigError(
-            f"max_model_tokens is {options.max_model_tokens:,}; at most {limits.MAX_MODEL_TOKENS:,} are served.",
-            param="max_model_tokens",
-            hint="pass a smaller --max-model-tokens.",
-        )
-    if options.page_tokens % PAGE_MULTIPLE:
-        raise ConfigError(
-            f"page_tokens is {options.page_tokens}; it must be a multiple of {PAGE_MULTIPLE}.", param="page_tokens"
-        )
-    if options.kv_type not in ("auto", *KV_TYPES):
-        raise ConfigError(f"kv_type is {options.kv_type!r}; auto, f32, bf16 and int8 exist.", param="kv_type")
 
 
 def _shared(pool: Pool, options: CpuOptions) -> Pool:

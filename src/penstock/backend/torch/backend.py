@@ -18,17 +18,16 @@ import torch
 
 from penstock.backend.torch.attention import SPLIT
 from penstock.backend.torch.choices import positions_of, sample
-from penstock.backend.torch.pages import KV_TYPES, groups_of, make_layer
+from penstock.backend.torch.pages import groups_of, make_layer
 from penstock.backend.torch.runner import Runner, Shape
 from penstock.backend.torch.sampler import ROWS
 from penstock.backend.torch.slots import Bounds, Slots
 from penstock.backend.torch.steps import Forwarded, forward, results
 from penstock.backend.torch.weights import load_weights, resolve_weight_type
-from penstock.core import Clock, ConfigError, EngineUnavailable, KvGroup, StepPlan, StepResult, Ticket, limits
-from penstock.model import DecoderSpec, WeightMap, check_spec, resolve_kv_type
+from penstock.core import Clock, ConfigError, EngineUnavailable, KvGroup, StepPlan, StepResult, Ticket
+from penstock.model import DecoderSpec, WeightMap, check_sizes, check_spec, resolve_kv_type
 
 BLOCK_TOKENS = {"cpu": 16, "cuda": 64}
-PAGE_MULTIPLE = 16
 MAX_PAGES = 2**31 - 1
 RESERVE = 2**30  # for the library itself and what its allocator cannot use
 
@@ -82,7 +81,7 @@ class TorchBackend:
     def __init__(self, spec: DecoderSpec, weights: WeightMap, options: TorchOptions, clock: Clock) -> None:
         """Loads the weights; `clock` times the steps."""
         check_spec(spec)
-        _check_options(options)
+        check_sizes(options)
         self._spec = spec
         self._options = options
         self._clock = clock
@@ -303,21 +302,3 @@ def _download(tensors: list[torch.Tensor]) -> list[npt.NDArray[np.float64]]:
 
 def _bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
     return np.asarray(tensor.cpu().contiguous().view(torch.uint8).numpy())
-
-
-def _check_options(options: TorchOptions) -> None:
-    for name in ("max_model_tokens", "max_running", "max_step_tokens", "page_tokens"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"{name} is {getattr(options, name)}; it must be at least 1.", param=name)
-    if options.max_model_tokens > limits.MAX_MODEL_TOKENS:
-        raise ConfigError(
-            f"max_model_tokens is {options.max_model_tokens:,}; at most {limits.MAX_MODEL_TOKENS:,} are served.",
-            param="max_model_tokens",
-            hint="pass a smaller --max-model-tokens.",
-        )
-    if options.page_tokens % PAGE_MULTIPLE:
-        raise ConfigError(
-            f"page_tokens is {options.page_tokens}; it must be a multiple of {PAGE_MULTIPLE}.", param="page_tokens"
-        )
-    if options.kv_type not in ("auto", *KV_TYPES):
-        raise ConfigError(f"kv_type is {options.kv_type!r}; auto, f32, bf16 and int8 exist.", param="kv_type")
